@@ -1,0 +1,216 @@
+"""The study manifest: what one task is, agreed before any hospital reads an image.
+
+A study is signed by the federation's study key, which every site pinned at enrolment. Its digest
+(SHA-256 of the canonical bytes) names it in every statement, approval, build and release.
+"""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from kit import canonical, clock
+from kit.errors import FormatError
+
+VERSION = 1
+PAYLOAD_TYPE = "application/vnd.hospital-edge-kit.study+json"
+
+MAX_CLASSES = 1000
+MAX_SIDE_PX = 512
+MAX_SHARD = 100_000
+MAX_ROUND = 1_000_000
+MAX_QUORUM = 16
+
+
+class PersonalData(StrEnum):
+    """Whether the study takes blueprints trained without differential privacy."""
+
+    REFUSED = "refused"
+    ALLOWED = "allowed"
+
+
+class Unit(StrEnum):
+    """Whose presence differential privacy hides: one patient's images, or one image."""
+
+    PATIENT = "patient"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRule:
+    """Shape [channels, height, width] in pixels; intensities become [-1, 1] by the file's bit depth.
+
+    `intensity` is a constant of the study, never a statistic of the data: `full-range` maps 0 to -1
+    and the largest value of the file's bit depth (255 or 65535) to +1.
+    """
+
+    channels: int
+    height: int
+    width: int
+    intensity: str = "full-range"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchitectureRef:
+    """One entry of the closed architecture registry (`federation.learning.generator`)."""
+
+    kind: str
+    version: int
+    preset: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyPolicy:
+    """What a blueprint must promise: `epsilon` at `delta` over a lifetime, per `unit`."""
+
+    personal_data: PersonalData
+    unit: Unit
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPolicy:
+    """What a build does, fixed before the first blueprint: every figure is part of the bits."""
+
+    version: int
+    shard_size: int
+    sampler_steps: int
+    classifier: str
+    classifier_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviewer:
+    """A person who may approve: a name and an Ed25519 public key (32 bytes, hexadecimal)."""
+
+    name: str
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One task, as every site and the coordinator see it."""
+
+    federation: str
+    id: str
+    round: int
+    title: str
+    classes: tuple[str, ...]
+    image: ImageRule
+    method: str
+    architectures: tuple[ArchitectureRef, ...]
+    privacy: PrivacyPolicy
+    minimum_per_class: int
+    build: BuildPolicy
+    quorum: int
+    reviewers: tuple[Reviewer, ...]
+    created: str
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes that are signed; reals become decimal strings."""
+        table = asdict(self) | {"version": VERSION}
+        table["privacy"]["epsilon"] = canonical.real(self.privacy.epsilon)
+        table["privacy"]["delta"] = canonical.real(self.privacy.delta)
+        return canonical.encode(table)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse and check canonical bytes.
+
+        Raises:
+            FormatError: a field is missing, unknown or out of its range.
+        """
+        names = set(cls.__slots__) | {"version"}
+        table = canonical.fields(canonical.decode(data), names, what="study")
+        if table.pop("version") != VERSION:
+            raise FormatError(f"study version is not {VERSION}")
+        return cls(
+            federation=canonical.name(table["federation"], what="federation"),
+            id=canonical.name(table["id"], what="study id"),
+            round=canonical.integer(table["round"], low=1, high=MAX_ROUND, what="round"),
+            title=canonical.label(table["title"], what="title"),
+            classes=_classes(table["classes"]),
+            image=_image(table["image"]),
+            method=canonical.name(table["method"], what="method"),
+            architectures=tuple(_architecture(a) for a in _list(table["architectures"])),
+            privacy=_privacy(table["privacy"]),
+            minimum_per_class=canonical.integer(
+                table["minimum_per_class"], low=1, high=10_000, what="minimum_per_class"
+            ),
+            build=_build(table["build"]),
+            quorum=canonical.integer(table["quorum"], low=1, high=MAX_QUORUM, what="quorum"),
+            reviewers=_reviewers(table["reviewers"], quorum=table["quorum"]),
+            created=clock.rfc3339(clock.parse_rfc3339(table["created"], what="created")),
+        )
+
+    @property
+    def digest(self) -> str:
+        """The hexadecimal SHA-256 that names this study."""
+        return canonical.digest(self.to_bytes())
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise FormatError("a list of the study is missing or empty")
+    return value
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    classes = tuple(canonical.label(c, what="class") for c in _list(value))
+    if len(set(classes)) != len(classes) or len(classes) > MAX_CLASSES:
+        raise FormatError(f"classes must be distinct and at most {MAX_CLASSES}")
+    return classes
+
+
+def _image(value: Any) -> ImageRule:
+    table = canonical.fields(value, set(ImageRule.__slots__), what="image rule")
+    if table["channels"] not in (1, 3) or table["intensity"] != "full-range":
+        raise FormatError("an image has 1 or 3 channels and `full-range` intensity")
+    for side in ("height", "width"):
+        canonical.integer(table[side], low=8, high=MAX_SIDE_PX, what=side)
+    return ImageRule(**table)
+
+
+def _architecture(value: Any) -> ArchitectureRef:
+    table = canonical.fields(value, set(ArchitectureRef.__slots__), what="architecture")
+    canonical.name(table["kind"], what="architecture kind")
+    canonical.name(table["preset"], what="preset")
+    canonical.integer(table["version"], low=1, high=1000, what="architecture version")
+    return ArchitectureRef(**table)
+
+
+def _privacy(value: Any) -> PrivacyPolicy:
+    table = canonical.fields(value, set(PrivacyPolicy.__slots__), what="privacy policy")
+    try:
+        personal, unit = PersonalData(table["personal_data"]), Unit(table["unit"])
+    except ValueError as error:
+        raise FormatError(f"privacy policy: {error}") from error
+    epsilon = canonical.to_float(table["epsilon"], what="epsilon")
+    delta = canonical.to_float(table["delta"], what="delta")
+    if not 0 < epsilon <= 100 or not 0 < delta <= 1e-5:
+        raise FormatError("privacy policy wants 0 < epsilon <= 100 and 0 < delta <= 1e-5")
+    return PrivacyPolicy(personal_data=personal, unit=unit, epsilon=epsilon, delta=delta)
+
+
+def _build(value: Any) -> BuildPolicy:
+    table = canonical.fields(value, set(BuildPolicy.__slots__), what="build policy")
+    canonical.integer(table["version"], low=1, high=1000, what="build policy version")
+    canonical.integer(table["shard_size"], low=8, high=MAX_SHARD, what="shard_size")
+    canonical.integer(table["sampler_steps"], low=2, high=1000, what="sampler_steps")
+    canonical.integer(table["classifier_steps"], low=1, high=1_000_000, what="classifier_steps")
+    canonical.name(table["classifier"], what="classifier")
+    return BuildPolicy(**table)
+
+
+def _reviewers(value: Any, *, quorum: Any) -> tuple[Reviewer, ...]:
+    reviewers = []
+    for item in _list(value):
+        table = canonical.fields(item, set(Reviewer.__slots__), what="reviewer")
+        canonical.name(table["name"], what="reviewer name")
+        canonical.sha256_hex(table["public_key"], what="reviewer key")  # 32 bytes as well
+        reviewers.append(Reviewer(**table))
+    if len({r.name for r in reviewers}) != len(reviewers):
+        raise FormatError("reviewers must have distinct names")
+    if len({r.public_key for r in reviewers}) < quorum:
+        raise FormatError("the quorum is larger than the number of reviewers")
+    return tuple(reviewers)

@@ -1,0 +1,139 @@
+"""Files: whole or not at all, private when secret, one holder at a time."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kit.errors import KitError
+
+CHUNK_BYTES = 1 << 20
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write `data` to `path` so that a reader or a crash sees the old file or the new, whole.
+
+    Raises:
+        KitError: the disk is full or the folder cannot be written.
+    """
+    with replacing(path, mode=mode) as part, part.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a secret readable by its owner only (0600 from the first byte on)."""
+    write_atomic(path, data, mode=0o600)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync and rename it over `path`.
+
+    Raises:
+        KitError: the disk is full or the folder cannot be written.
+    """
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        part = Path(name)
+        try:
+            yield part
+            part.chmod(mode)
+            _fsync(part)
+            part.replace(path)
+            _fsync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = _free_bytes(path)
+            raise KitError(
+                f"no space left on the disk of `{path}` ({free} bytes free)",
+                hint="free some space and run the same command again; nothing was half-written",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise KitError(f"file size limit reached writing `{path}`") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise KitError(f"no permission for `{path}`") from error
+        raise
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_limited(path: Path, *, limit: int, what: str) -> bytes:
+    """Read a whole file of at most `limit` bytes.
+
+    Raises:
+        KitError: the file is missing, unreadable or too large.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except FileNotFoundError as error:
+        raise KitError(f"{what} `{path}` does not exist") from error
+    except OSError as error:
+        raise KitError(f"{what} `{path}` cannot be read: {error.strerror}") from error
+    if len(data) > limit:
+        raise KitError(f"{what} `{path}` is over {limit} bytes")
+    return data
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def private_folder(path: Path) -> Path:
+    """Make (if needed) a folder that only its owner enters, and return it."""
+    with os_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    return path
+
+
+@contextmanager
+def exclusive(path: Path, *, busy: str, hint: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on `path` while the block runs; released even by kill -9.
+
+    Raises:
+        KitError: another process holds it; the message is `busy`.
+    """
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise KitError(busy, hint=hint) from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,1 +1,1 @@
-"""What both sides must agree on, as rules over bytes: no network, no clock, no IO beyond named files."""
+"""What both sides must agree on, as rules over bytes: no network, no clock, only named files."""

@@ -37,7 +37,7 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRule:
-    """Shape [channels, height, width] in pixels; intensities become [-1, 1] by the file's bit depth.
+    """Shape [channels, height, width] in pixels; intensities become [-1, 1] by the bit depth.
 
     `intensity` is a constant of the study, never a statistic of the data: `full-range` maps 0 to -1
     and the largest value of the file's bit depth (255 or 65535) to +1.

@@ -26,7 +26,7 @@ def hkdf(secret: bytes, info: bytes, *, length: int = 32, salt: bytes = b"") -> 
 
 
 def derive(secret: bytes, *labels: str | bytes) -> bytes:
-    """Return 32 bytes for a path of labels; each label is length-prefixed, so paths never collide."""
+    """Return 32 bytes for a path of length-prefixed labels, so that paths never collide."""
     info = b""
     for label in labels:
         data = label.encode() if isinstance(label, str) else label

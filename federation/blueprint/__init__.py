@@ -1,0 +1,1 @@
+"""The blueprint: a site's signed and sealed contribution. Bytes in, verdict out; no torch."""

@@ -1,0 +1,13 @@
+"""Named limits of the blueprint format, each with its reason (docs/blueprint-format.md)."""
+
+MAX_STATEMENT_BYTES = 64 * 1024  # a statement is about 4 KB; a certificate adds 1 KB
+MAX_ENVELOPE_BYTES = 128 * 1024  # base64 of the statement and one signature
+MAX_PAYLOAD_BYTES = 64 << 20  # the largest preset is 8 MB in bfloat16; opened within 256 MB
+MAX_TENSORS = 4096  # the largest preset has a few hundred
+MAX_ARCHITECTURE_BYTES = 4096  # seven short fields
+MAX_ABS_WEIGHT = 1.0e4  # trained weights stay below 100; beyond this the network only saturates
+MAX_TENSOR_NORM = 1.0e5  # Euclidean, per tensor
+MAX_VALIDITY_DAYS = 30  # from issued to expires
+MAX_CLOCK_SKEW_S = 600  # a hospital's clock may run ten minutes ahead
+MAX_SEQUENCE = 1 << 40  # submissions of one site to one study
+EPSILON_TOLERANCE = 1e-3  # relative; both sides run the same arithmetic on different machines

@@ -1,0 +1,1 @@
+"""Who is who: CA, identities, certificate policy, key storage, enrolment."""

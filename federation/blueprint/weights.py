@@ -104,7 +104,8 @@ def table_from_json(value: object) -> dict[str, tuple[str, tuple[int, ...]]]:
 def _round_stochastically(array: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(array, dtype="<f4").view(np.uint32)
     dither = np.frombuffer(os.urandom(2 * bits.size), dtype="<u2").reshape(bits.shape)
-    return ((bits.astype(np.uint64) + dither) >> 16).astype("<u2")
+    rounded: NDArray[np.uint16] = ((bits.astype(np.uint64) + dither) >> 16).astype("<u2")
+    return rounded
 
 
 def _check_values(name: str, array: NDArray[np.float32]) -> None:

@@ -1,0 +1,159 @@
+"""Enrolment: a token file that pins the federation, a request that proves keys, a spoken code.
+
+The token carries a 256-bit secret once; the coordinator stores its hash only. The certificate
+stays pending until the coordinator's operator types the code that the site reads out (A13): the
+code is a hash of the keys, so a thief's request shows another one.
+"""
+
+import base64
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Self
+
+from kit import canonical, clock
+from kit.errors import FormatError
+
+VERSION = 1
+TOKEN_LIFETIME = timedelta(hours=24)
+SECRET_BYTES = 32
+MAX_TOKEN_BYTES = 16 * 1024
+_CODE_CHARACTERS = 8  # 40 bits: a thief has one try, in front of a person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pins:
+    """What a site trusts from its first minute on; everything else follows from these."""
+
+    federation: str
+    root_der: bytes
+    study_key: bytes
+    log_origin: str
+    log_key: bytes
+
+    def to_table(self) -> dict[str, str]:
+        """Return the JSON form."""
+        return {
+            "federation": self.federation,
+            "root": canonical.b64encode(self.root_der),
+            "study_key": canonical.b64encode(self.study_key),
+            "log_origin": self.log_origin,
+            "log_key": canonical.b64encode(self.log_key),
+        }
+
+    @classmethod
+    def from_table(cls, value: object) -> Self:
+        """Read the JSON form.
+
+        Raises:
+            FormatError: a field is missing or off.
+        """
+        names = {"federation", "root", "study_key", "log_origin", "log_key"}
+        table = canonical.fields(value, names, what="pins")
+        return cls(
+            federation=canonical.name(table["federation"], what="federation"),
+            root_der=canonical.b64decode(table["root"]),
+            study_key=_key(table["study_key"]),
+            log_origin=canonical.label(table["log_origin"], what="log origin"),
+            log_key=_key(table["log_key"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One invitation for one site: addresses, pins and a secret; sensitive."""
+
+    site: str
+    secret: bytes
+    enrol_address: str
+    exchange_address: str
+    expires: datetime
+    pins: Pins
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes of the token file."""
+        return canonical.encode(
+            {
+                "version": VERSION,
+                "site": self.site,
+                "secret": canonical.b64encode(self.secret),
+                "enrol_address": self.enrol_address,
+                "exchange_address": self.exchange_address,
+                "expires": clock.rfc3339(self.expires),
+                "pins": self.pins.to_table(),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read a token file.
+
+        Raises:
+            FormatError: the bytes are not a token.
+        """
+        names = {
+            "version",
+            "site",
+            "secret",
+            "enrol_address",
+            "exchange_address",
+            "expires",
+            "pins",
+        }
+        table = canonical.fields(
+            canonical.decode(data, limit=MAX_TOKEN_BYTES), names, what="enrolment token"
+        )
+        if table["version"] != VERSION:
+            raise FormatError(f"enrolment token version is not {VERSION}")
+        return cls(
+            site=canonical.name(table["site"], what="site id"),
+            secret=canonical.b64decode(table["secret"]),
+            enrol_address=address(table["enrol_address"]),
+            exchange_address=address(table["exchange_address"]),
+            expires=clock.parse_rfc3339(table["expires"], what="expires"),
+            pins=Pins.from_table(table["pins"]),
+        )
+
+
+def new_secret() -> bytes:
+    """Return a fresh token secret; sensitive."""
+    return os.urandom(SECRET_BYTES)
+
+
+def secret_hash(secret: bytes) -> str:
+    """Return what the coordinator stores of a token's secret."""
+    return hashlib.sha256(b"enrolment token v1" + secret).hexdigest()
+
+
+def confirmation_code(*requests: bytes) -> str:
+    """Return the code that both people compare, e.g. `K7QF-2MDA`: a hash of the requests."""
+    state = hashlib.sha256(b"enrolment code v1")
+    for request in requests:
+        state.update(hashlib.sha256(request).digest())
+    text = base64.b32encode(state.digest()).decode()[:_CODE_CHARACTERS]
+    return f"{text[:4]}-{text[4:]}"
+
+
+def address(text: object) -> str:
+    """Return `host:port` if it is one.
+
+    Raises:
+        FormatError: it is not.
+    """
+    host, _, port = str(text).rpartition(":")
+    plain = (
+        host.replace("[", "").replace("]", "").replace(":", "").replace("-", "").replace(".", "")
+    )
+    if not isinstance(text, str) or not plain.isalnum() or not plain.isascii():
+        raise FormatError(f"address `{canonical.printable(text)}` is not `host:port`")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise FormatError(f"address `{canonical.printable(text)}` has no port from 1 to 65535")
+    return text
+
+
+def _key(text: object) -> bytes:
+    raw = canonical.b64decode(text)
+    if len(raw) != 32:
+        raise FormatError("a pinned key has 32 bytes")
+    return raw

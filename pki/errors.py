@@ -1,0 +1,5 @@
+from kit.errors import KitError
+
+
+class IdentityError(KitError):
+    """A certificate, key or token does not prove who it should prove."""

@@ -1,0 +1,60 @@
+"""Identities: one SPIFFE URI in the certificate's subject alternative name, nothing else."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from kit import canonical
+from pki.errors import IdentityError
+
+_URI = re.compile(r"spiffe://([^/]+)/(site|coordinator)(?:/([^/]+))?")
+
+
+class Role(StrEnum):
+    """What a certificate's holder is in the federation."""
+
+    SITE = "site"
+    COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A member of a federation; `name` is the site id, empty for the coordinator."""
+
+    federation: str
+    role: Role
+    name: str = ""
+
+    @property
+    def uri(self) -> str:
+        """The SPIFFE URI, `spiffe://<federation>/site/<id>` or `spiffe://<federation>/coordinator`."""
+        tail = f"/{self.name}" if self.role is Role.SITE else ""
+        return f"spiffe://{self.federation}/{self.role}{tail}"
+
+    @classmethod
+    def parse(cls, uri: str) -> Self:
+        """Read a SPIFFE URI; names compare for equality after this.
+
+        Raises:
+            IdentityError: `uri` is not one of the two forms.
+        """
+        match = _URI.fullmatch(uri)
+        if match is None or (match[2] == Role.SITE) != (match[3] is not None):
+            raise IdentityError(f"`{canonical.printable(uri)}` is not a federation identity")
+        name = canonical.name(match[3], what="site id") if match[3] else ""
+        return cls(canonical.name(match[1], what="federation"), Role(match[2]), name)
+
+
+def site(federation: str, name: str) -> Identity:
+    """Return the identity of a site after checking both names."""
+    return Identity(
+        canonical.name(federation, what="federation"),
+        Role.SITE,
+        canonical.name(name, what="site id"),
+    )
+
+
+def coordinator(federation: str) -> Identity:
+    """Return the identity of a federation's coordinator."""
+    return Identity(canonical.name(federation, what="federation"), Role.COORDINATOR)

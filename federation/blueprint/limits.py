@@ -2,7 +2,7 @@
 
 MAX_STATEMENT_BYTES = 64 * 1024  # a statement is about 4 KB; a certificate adds 1 KB
 MAX_ENVELOPE_BYTES = 128 * 1024  # base64 of the statement and one signature
-MAX_PAYLOAD_BYTES = 64 << 20  # the largest preset is 8 MB in bfloat16; opened within 256 MB
+MAX_PAYLOAD_BYTES = 32 << 20  # 16 M bfloat16 parameters; opened and resealed within 256 MB
 MAX_TENSORS = 4096  # the largest preset has a few hundred
 MAX_ARCHITECTURE_BYTES = 4096  # seven short fields
 MAX_ABS_WEIGHT = 1.0e4  # trained weights stay below 100; beyond this the network only saturates

@@ -11,7 +11,7 @@ Invariants:
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,21 +51,38 @@ def read(data: bytes, expected: Table) -> Arrays:
     Raises:
         FormatError: header, length or a value is off; the message names which.
     """
+    check_layout(data, expected)
+    return dict(iterate(data, expected))
+
+
+def check_layout(data: bytes, expected: Table) -> None:
+    """Check that header and length are those of the `expected` table.
+
+    Raises:
+        FormatError: they are not.
+    """
     head = header(expected)
     if data[: len(head)] != head:
         raise FormatError("safetensors header is not that of the declared architecture")
     if len(data) != len(head) + payload_bytes(expected):
         raise FormatError("safetensors data are not as long as the tensor table says")
-    arrays, offset = {}, len(head)
+
+
+def iterate(data: bytes, expected: Table) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield (name, float32 array) one at a time from bytes whose layout was checked.
+
+    Raises:
+        FormatError: a value is not finite or over a limit.
+    """
+    offset = len(header(expected))
     for name in sorted(expected):
         shape = expected[name][1]
         count = math.prod(shape)
         bits = np.frombuffer(data, dtype="<u2", count=count, offset=offset)
         array = (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
         _check_values(name, array)
-        arrays[name] = array
+        yield name, array
         offset += count * _ITEM_BYTES
-    return arrays
 
 
 def header(table: Table) -> bytes:
@@ -113,5 +130,5 @@ def _check_values(name: str, array: NDArray[np.float32]) -> None:
         raise FormatError(f"tensor `{canonical.printable(name)}` has values that are not finite")
     if array.size and float(np.abs(array).max()) > limits.MAX_ABS_WEIGHT:
         raise FormatError(f"tensor `{canonical.printable(name)}` has a value over the limit")
-    if float(np.linalg.norm(array.astype(np.float64))) > limits.MAX_TENSOR_NORM:
+    if math.sqrt(float(np.vdot(array, array))) > limits.MAX_TENSOR_NORM:
         raise FormatError(f"tensor `{canonical.printable(name)}` has a norm over the limit")

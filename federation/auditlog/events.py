@@ -1,0 +1,92 @@
+"""What the log records: one canonical JSON leaf per event, digests and pseudonyms only.
+
+No name of a person, no free text, no count of patients. Sites appear under the pseudonym they
+were given at enrolment; the table that resolves it stays outside the log.
+"""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from kit import canonical, clock
+from kit.errors import FormatError
+
+VERSION = 1
+MAX_LEAF_BYTES = 4096
+MAX_DETAILS = 16
+
+
+class Kind(StrEnum):
+    """The events of a federation's life."""
+
+    FEDERATION_CREATED = "federation.created"
+    STUDY_CREATED = "study.created"
+    TOKEN_ISSUED = "token.issued"  # noqa: S105
+    SITE_REQUESTED = "site.requested"
+    SITE_CONFIRMED = "site.confirmed"
+    SITE_REVOKED = "site.revoked"
+    CERTIFICATE_RENEWED = "certificate.renewed"
+    BLUEPRINT_RECEIVED = "blueprint.received"
+    BLUEPRINT_PENDING = "blueprint.pending"
+    BLUEPRINT_REFUSED = "blueprint.refused"
+    APPROVAL_RECORDED = "approval.recorded"
+    BLUEPRINT_APPROVED = "blueprint.approved"
+    BLUEPRINT_REJECTED = "blueprint.rejected"
+    BLUEPRINT_REVOKED = "blueprint.revoked"
+    KEY_DESTROYED = "key.destroyed"
+    RELEASE_PUBLISHED = "release.published"
+    RELEASE_WITHDRAWN = "release.withdrawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One leaf: what happened to which digest, when, by which pseudonym."""
+
+    kind: Kind
+    time: str
+    subject: str
+    actor: str
+    details: dict[str, Any]
+
+    def to_leaf(self) -> bytes:
+        """Return the canonical leaf bytes.
+
+        Raises:
+            FormatError: a value has no place in the log.
+        """
+        leaf = canonical.encode(asdict(self) | {"version": VERSION})
+        type(self).from_leaf(leaf)
+        return leaf
+
+    @classmethod
+    def from_leaf(cls, leaf: bytes) -> Self:
+        """Parse a leaf.
+
+        Raises:
+            FormatError: it is not one.
+        """
+        names = set(cls.__slots__) | {"version"}
+        table = canonical.fields(canonical.decode(leaf, limit=MAX_LEAF_BYTES), names, what="leaf")
+        if table.pop("version") != VERSION:
+            raise FormatError("leaf version is unknown")
+        try:
+            table["kind"] = Kind(table["kind"])
+        except ValueError as error:
+            raise FormatError("leaf kind is unknown") from error
+        clock.parse_rfc3339(table["time"])
+        canonical.name(table["actor"], what="actor")
+        canonical.sha256_hex(table["subject"], what="subject")
+        _details(table["details"])
+        return cls(**table)
+
+
+def _details(value: Any) -> None:
+    if not isinstance(value, dict) or len(value) > MAX_DETAILS:
+        raise FormatError("leaf details are not a small object")
+    for name, item in value.items():
+        canonical.name(name.replace("_", "-"), what="detail")
+        for entry in item if isinstance(item, list) else [item]:
+            if isinstance(entry, str):
+                canonical.name(entry, what="detail value")
+            elif not isinstance(entry, int):
+                raise FormatError("leaf details are names, digests and integers")

@@ -1,0 +1,347 @@
+"""Seal and open: encrypt, then sign; verify in numbered steps, then decrypt.
+
+The steps are those of `docs/blueprint-format.md`, section 5, with the same numbers there, here and
+in the tests. A step that does not hold raises `RefusalError` with its number; nothing later runs.
+Steps 1 to 15 need no secret; 16 to 22 look at the payload; 23 (a sample of the model) is the
+coordinator's.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import cobblestone, x509
+from cryptography.exceptions import InvalidTag
+
+from federation import dsse
+from federation.accounting import epsilon as recomputed_epsilon
+from federation.blueprint import limits, weights
+from federation.blueprint.errors import RefusalError
+from federation.blueprint.statement import (
+    ARCHITECTURE,
+    PAYLOAD_TYPE,
+    SUITE,
+    TASK,
+    VERSION,
+    WEIGHTS,
+    Context,
+    FileEntry,
+    Gate,
+    PrivacyClaim,
+    Statement,
+)
+from federation.study import PersonalData, Study, Unit
+from kit import canonical, clock
+from kit.errors import KitError
+from pki import certificates, kem, keys, verification
+from pki.identity import Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """What travels: the signed statement, and beside it the wrapped key and the ciphertext."""
+
+    envelope: bytes
+    wrapped_key: bytes
+    ciphertext: bytes
+
+    @property
+    def statement(self) -> Statement:
+        """The statement inside the (own, just made) envelope."""
+        return Statement.from_bytes(dsse.parse(self.envelope, PAYLOAD_TYPE).payload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What the site says about its weights, besides the context."""
+
+    outputs: tuple[str, ...]
+    privacy: PrivacyClaim
+    gate: Gate
+    issued: datetime
+
+
+def seal(
+    weights_bytes: bytes,
+    architecture: Mapping[str, object],
+    context: Context,
+    claims: Claims,
+    *,
+    recipient: bytes,
+    key: keys.SigningKey,
+) -> Sealed:
+    """Encrypt the two files to `recipient` and sign the statement over both.
+
+    Raises:
+        FormatError: a claim cannot be written in the format.
+        IdentityError: `recipient` is not an X-Wing key.
+    """
+    table = canonical.encode(dict(architecture))
+    plaintext = weights_bytes + table
+    content_key = cobblestone.Cobblestone256Encryptor.generate_key()
+    ciphertext = encrypt(plaintext, content_key, context.binding)
+    wrapped = kem.wrap(content_key, recipient, info=context.binding)
+    statement = Statement(
+        context=context,
+        ciphertext_sha256=canonical.digest(ciphertext),
+        ciphertext_length=len(ciphertext),
+        wrapped_key_sha256=canonical.digest(wrapped),
+        files=(
+            _entry(WEIGHTS, weights_bytes, 0),
+            _entry(ARCHITECTURE, table, len(weights_bytes)),
+        ),
+        task=TASK,
+        outputs=claims.outputs,
+        architecture=json.loads(table),
+        privacy=claims.privacy,
+        gate=claims.gate,
+        issued=clock.rfc3339(claims.issued),
+        expires=clock.rfc3339(claims.issued + timedelta(days=limits.MAX_VALIDITY_DAYS)),
+    )
+    data = statement.to_bytes()
+    Statement.from_bytes(data)
+    envelope = dsse.sign(data, PAYLOAD_TYPE, key, keyid=context.sender_cert)
+    return Sealed(envelope=envelope, wrapped_key=wrapped, ciphertext=ciphertext)
+
+
+def _entry(name: str, data: bytes, offset: int) -> FileEntry:
+    return FileEntry(name=name, sha256=canonical.digest(data), offset=offset, length=len(data))
+
+
+def encrypt(plaintext: bytes, key: bytes, context: bytes) -> bytes:
+    """Return C2SP chunked encryption (Cobblestone-256) of `plaintext` under `key` and `context`."""
+    encryptor = cobblestone.Cobblestone256Encryptor(key, context)
+    return encryptor.update(plaintext) + encryptor.finalize()
+
+
+def decrypt(ciphertext: bytes, key: bytes, context: bytes) -> bytes:
+    """Return the plaintext, whole or not at all.
+
+    Raises:
+        RefusalError: step 18, wrong key or context, altered or truncated bytes.
+    """
+    try:
+        decryptor = cobblestone.Cobblestone256Decryptor(key, context)
+        return decryptor.update(ciphertext) + decryptor.finalize()
+    except (InvalidTag, ValueError) as error:
+        raise RefusalError(18, "payload does not decrypt as a whole") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectations:
+    """What the coordinator knows when a statement arrives; the rules compare against nothing else.
+
+    `study` is the one the sender asked for; `used_digests` holds statement and plaintext digests
+    that must never come in again (replay and tombstones).
+    """
+
+    now: datetime
+    root: x509.Certificate
+    channel: Identity
+    recipient: Identity
+    study: Study
+    study_open: bool
+    kid: str
+    last_seq: int
+    ledger_counter: int
+    used_digests: frozenset[str]
+    architecture: Callable[[Study, Mapping[str, object]], None]
+
+
+def verify_statement(
+    envelope_bytes: bytes,
+    wrapped_key: bytes,
+    chain: Sequence[x509.Certificate],
+    expected: Expectations,
+) -> Statement:
+    """Run steps 1 to 15 and return the statement.
+
+    Raises:
+        RefusalError: the first step that does not hold.
+    """
+    if len(envelope_bytes) > limits.MAX_ENVELOPE_BYTES:
+        raise RefusalError(1, "envelope is over its size limit")
+    with _step(2):
+        envelope = dsse.parse(envelope_bytes, PAYLOAD_TYPE, limit=limits.MAX_ENVELOPE_BYTES)
+    with _step(3):
+        signer = verification.verify_signing(chain, root=expected.root, now=expected.now)
+        if envelope.keyid != certificates.fingerprint(chain[0]):
+            raise RefusalError(3, "keyid is not the fingerprint of the presented certificate")
+    with _step(4):
+        raw = keys.public_bytes(chain[0].public_key())  # type: ignore[arg-type]
+        payload = dsse.verify(envelope, keys.verifying_key(raw))
+    with _step(5):
+        statement = Statement.from_bytes(payload)
+    _check_context(statement.context, signer, envelope.keyid, expected)
+    _check_times(statement, expected.now)
+    _check_lengths(statement)
+    _check_task(statement, expected)
+    _check_privacy(statement, expected)
+    _check_fresh(statement, expected)
+    if len(wrapped_key) != kem.WRAPPED_BYTES:
+        raise RefusalError(15, "wrapped key has the wrong length")
+    if canonical.digest(wrapped_key) != statement.wrapped_key_sha256:
+        raise RefusalError(15, "wrapped key is not the signed one")
+    return statement
+
+
+@contextmanager
+def _step(number: int) -> Iterator[None]:
+    try:
+        yield
+    except RefusalError:
+        raise
+    except KitError as error:
+        raise RefusalError(number, str(error)) from error
+
+
+def _check_context(context: Context, signer: Identity, keyid: str, expected: Expectations) -> None:
+    if context.version != VERSION or context.suite != SUITE:
+        raise RefusalError(6, "version or suite is not in the registry")
+    if signer != expected.channel:
+        raise RefusalError(7, "the signer is not the site on this channel")
+    if context.sender != signer.uri or context.sender_cert != keyid:
+        raise RefusalError(7, "the statement names another sender than its certificate")
+    if context.recipient != expected.recipient.uri or context.kid != expected.kid:
+        raise RefusalError(8, "the statement is sealed to another recipient or key")
+    if context.study_digest != expected.study.digest or context.round != expected.study.round:
+        raise RefusalError(9, "the statement is for another study or round")
+    if not expected.study_open:
+        raise RefusalError(9, "the study takes no more blueprints")
+    if context.base is not None:
+        raise RefusalError(9, "this study allows no base release")
+
+
+def _check_times(statement: Statement, now: datetime) -> None:
+    issued, expires = (clock.parse_rfc3339(t) for t in (statement.issued, statement.expires))
+    if issued > now + timedelta(seconds=limits.MAX_CLOCK_SKEW_S):
+        raise RefusalError(10, "the statement is issued in the future; check the site's clock")
+    if now >= expires:
+        raise RefusalError(10, "the statement has expired; submit the run again")
+    if not timedelta() < expires - issued <= timedelta(days=limits.MAX_VALIDITY_DAYS):
+        raise RefusalError(10, "the statement's validity is outside its limit")
+
+
+def _check_lengths(statement: Statement) -> None:
+    if statement.ciphertext_length > 2 * limits.MAX_PAYLOAD_BYTES:
+        raise RefusalError(11, "ciphertext is over its size limit")
+    offset = 0
+    for entry in statement.files:
+        if entry.offset != offset or entry.length == 0:
+            raise RefusalError(11, "the payload's files overlap, leave a gap or are empty")
+        offset += entry.length
+    if offset > limits.MAX_PAYLOAD_BYTES:
+        raise RefusalError(11, "payload is over its size limit")
+    if statement.file(ARCHITECTURE).length > limits.MAX_ARCHITECTURE_BYTES:
+        raise RefusalError(11, "architecture.json is over its size limit")
+
+
+def _check_task(statement: Statement, expected: Expectations) -> None:
+    if statement.task != TASK:
+        raise RefusalError(12, "the task is not that of the study")
+    in_order = tuple(c for c in expected.study.classes if c in statement.outputs)
+    if statement.outputs != in_order:
+        raise RefusalError(12, "outputs are not classes of the study, in its order")
+    with _step(12):
+        expected.architecture(expected.study, statement.architecture)
+
+
+def _check_privacy(statement: Statement, expected: Expectations) -> None:
+    policy, claim = expected.study.privacy, statement.privacy
+    if claim.unit not in (Unit.PATIENT, policy.unit):
+        raise RefusalError(13, f"the study protects each {policy.unit}, not each {claim.unit}")
+    mechanism = claim.gaussian
+    if mechanism is None:
+        if policy.personal_data is not PersonalData.ALLOWED:
+            raise RefusalError(13, "the study refuses blueprints without differential privacy")
+        return
+    if not statement.gate.passed:
+        raise RefusalError(13, "the site's own gate did not pass")
+    if mechanism.epsilon > policy.epsilon or not 0 < mechanism.delta <= policy.delta:
+        raise RefusalError(13, "declared epsilon or delta is over the study's policy")
+    with _step(13):
+        true_epsilon = recomputed_epsilon(
+            sample_rate=mechanism.sample_rate,
+            noise_multiplier=mechanism.noise_multiplier,
+            steps=mechanism.steps,
+            delta=mechanism.delta,
+        )
+    if true_epsilon > mechanism.epsilon * (1 + limits.EPSILON_TOLERANCE):
+        raise RefusalError(13, "declared epsilon is less than its own parameters give")
+
+
+def _check_fresh(statement: Statement, expected: Expectations) -> None:
+    if statement.context.seq <= expected.last_seq:
+        raise RefusalError(14, "sequence number was used before")
+    if statement.privacy.ledger_counter < expected.ledger_counter:
+        raise RefusalError(14, "the site's privacy ledger went backwards; was a backup restored?")
+    digests = {statement.digest, statement.file(WEIGHTS).sha256}
+    if digests & expected.used_digests:
+        raise RefusalError(14, "this blueprint was submitted before")
+
+
+def open_payload(ciphertext: bytes, content_key: bytes, statement: Statement) -> bytes:
+    """Run steps 16 to 19 and return the plaintext payload; sensitive.
+
+    Raises:
+        RefusalError: the first step that does not hold.
+    """
+    if len(ciphertext) != statement.ciphertext_length:
+        raise RefusalError(16, "ciphertext does not have the signed length")
+    if canonical.digest(ciphertext) != statement.ciphertext_sha256:
+        raise RefusalError(16, "ciphertext is not the signed one")
+    plaintext = decrypt(ciphertext, content_key, statement.context.binding)
+    if len(plaintext) != statement.plaintext_length:
+        raise RefusalError(19, "plaintext does not have the signed length")
+    for entry in statement.files:
+        data = memoryview(plaintext)[entry.offset : entry.offset + entry.length]
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise RefusalError(19, f"`{entry.name}` is not the signed file")
+    return plaintext
+
+
+def unwrap_key(wrapped_key: bytes, seed: bytes, statement: Statement) -> bytes:
+    """Run step 17: return the content key; sensitive.
+
+    Raises:
+        RefusalError: the wrapped key does not open under this key and context.
+    """
+    with _step(17):
+        return kem.unwrap(wrapped_key, seed, info=statement.context.binding)
+
+
+def check_files(
+    plaintext: bytes,
+    statement: Statement,
+    table: weights.Table,
+    *,
+    embedding: str,
+    classes: Sequence[str],
+) -> None:
+    """Run steps 20 to 22 on an opened payload, one tensor in memory at a time.
+
+    `embedding` names the tensor whose rows are the study's `classes`; a row of a class that the
+    site did not declare must be zero, so that no hidden branch travels (A7).
+
+    Raises:
+        RefusalError: the first step that does not hold.
+    """
+    if part(plaintext, statement, ARCHITECTURE) != canonical.encode(statement.architecture):
+        raise RefusalError(20, "architecture.json is not the signed architecture")
+    data = part(plaintext, statement, WEIGHTS)
+    with _step(21):
+        weights.check_layout(data, table)
+    undeclared = [row for row, label in enumerate(classes) if label not in statement.outputs]
+    with _step(22):
+        for name, array in weights.iterate(data, table):
+            if name == embedding and array[undeclared].any():
+                raise RefusalError(22, "the embedding row of an undeclared class is not zero")
+
+
+def part(plaintext: bytes, statement: Statement, name: str) -> bytes:
+    """Return one file of an opened payload."""
+    entry = statement.file(name)
+    return plaintext[entry.offset : entry.offset + entry.length]

@@ -1,0 +1,165 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("secret", "tls_request", "signing_request", "witness_key")
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    TLS_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_KEY_FIELD_NUMBER: _ClassVar[int]
+    secret: bytes
+    tls_request: bytes
+    signing_request: bytes
+    witness_key: bytes
+    def __init__(self, secret: _Optional[bytes] = ..., tls_request: _Optional[bytes] = ..., signing_request: _Optional[bytes] = ..., witness_key: _Optional[bytes] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("confirmed", "tls_chain", "signing_chain", "pseudonym")
+    CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    TLS_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    PSEUDONYM_FIELD_NUMBER: _ClassVar[int]
+    confirmed: bool
+    tls_chain: bytes
+    signing_chain: bytes
+    pseudonym: str
+    def __init__(self, confirmed: _Optional[bool] = ..., tls_chain: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., pseudonym: _Optional[str] = ...) -> None: ...
+
+class ContactRequest(_message.Message):
+    __slots__ = ("known_size",)
+    KNOWN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    known_size: int
+    def __init__(self, known_size: _Optional[int] = ...) -> None: ...
+
+class ContactReply(_message.Message):
+    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    STUDIES_FIELD_NUMBER: _ClassVar[int]
+    BLUEPRINTS_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: str
+    consistency: _containers.RepeatedScalarFieldContainer[bytes]
+    revocations: bytes
+    signing_chain: bytes
+    studies: _containers.RepeatedCompositeFieldContainer[StudyEntry]
+    blueprints: _containers.RepeatedCompositeFieldContainer[BlueprintStatus]
+    releases: _containers.RepeatedCompositeFieldContainer[ReleaseEntry]
+    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ...) -> None: ...
+
+class StudyEntry(_message.Message):
+    __slots__ = ("manifest", "recipient_key", "open")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    RECIPIENT_KEY_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    recipient_key: bytes
+    open: bool
+    def __init__(self, manifest: _Optional[bytes] = ..., recipient_key: _Optional[bytes] = ..., open: _Optional[bool] = ...) -> None: ...
+
+class LogEntry(_message.Message):
+    __slots__ = ("leaf", "receipt")
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    leaf: bytes
+    receipt: str
+    def __init__(self, leaf: _Optional[bytes] = ..., receipt: _Optional[str] = ...) -> None: ...
+
+class BlueprintStatus(_message.Message):
+    __slots__ = ("digest", "study_digest", "state", "reason", "entries")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    study_digest: str
+    state: str
+    reason: str
+    entries: _containers.RepeatedCompositeFieldContainer[LogEntry]
+    def __init__(self, digest: _Optional[str] = ..., study_digest: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ...) -> None: ...
+
+class ReleaseEntry(_message.Message):
+    __slots__ = ("envelope", "published", "withdrawn", "withdrawal")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWAL_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    published: LogEntry
+    withdrawn: bool
+    withdrawal: _containers.RepeatedCompositeFieldContainer[LogEntry]
+    def __init__(self, envelope: _Optional[bytes] = ..., published: _Optional[_Union[LogEntry, _Mapping]] = ..., withdrawn: _Optional[bool] = ..., withdrawal: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("tls_request",)
+    TLS_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    tls_request: bytes
+    def __init__(self, tls_request: _Optional[bytes] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("tls_chain",)
+    TLS_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    tls_chain: bytes
+    def __init__(self, tls_chain: _Optional[bytes] = ...) -> None: ...
+
+class BeginRequest(_message.Message):
+    __slots__ = ("study_digest", "envelope", "signing_chain", "wrapped_key")
+    STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    WRAPPED_KEY_FIELD_NUMBER: _ClassVar[int]
+    study_digest: str
+    envelope: bytes
+    signing_chain: bytes
+    wrapped_key: bytes
+    def __init__(self, study_digest: _Optional[str] = ..., envelope: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., wrapped_key: _Optional[bytes] = ...) -> None: ...
+
+class UploadChunk(_message.Message):
+    __slots__ = ("digest", "offset", "data")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    offset: int
+    data: bytes
+    def __init__(self, digest: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadStatus(_message.Message):
+    __slots__ = ("durable", "blueprint")
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    BLUEPRINT_FIELD_NUMBER: _ClassVar[int]
+    durable: int
+    blueprint: BlueprintStatus
+    def __init__(self, durable: _Optional[int] = ..., blueprint: _Optional[_Union[BlueprintStatus, _Mapping]] = ...) -> None: ...
+
+class WithdrawRequest(_message.Message):
+    __slots__ = ("envelope", "signing_chain")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    signing_chain: bytes
+    def __init__(self, envelope: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ...) -> None: ...
+
+class DownloadRequest(_message.Message):
+    __slots__ = ("release", "offset")
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    release: str
+    offset: int
+    def __init__(self, release: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class DownloadChunk(_message.Message):
+    __slots__ = ("offset", "data")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...

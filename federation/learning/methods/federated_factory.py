@@ -1,0 +1,261 @@
+"""FederatedFactory (arXiv 2603.16370), server topology: generators in, one classifier out.
+
+| paper                                              | here                                      |
+|----------------------------------------------------|-------------------------------------------|
+| sites train generators, upload once                | `edge_agent.training`; one blueprint      |
+| server samples each generator: synthetic set per c | `shard`, one per (blueprint, class)       |
+| union of synthetic sets, balanced over classes     | `release_model`, by sampling weights      |
+| server trains the global classifier on the union   | `downstream.train.train_classifier`       |
+| deletion: drop a module, synthesise, train again   | `release_model` without its shards        |
+
+What differs, on purpose:
+
+- One class-conditional generator per site instead of one per class: the same privacy (parallel
+  composition) from the site's whole data, and one upload.
+- The classifier sees augmented images (shift, rotation, scale, intensity, noise); the published
+  code trains its server classifier on raw samples.
+- The published second topology (a classifier per site, fused as a product of experts) needs every
+  site to hold all other generators, and is not offered.
+
+Invariants: everything is a function of its arguments. No key, file, clock or network is touched; a
+shard depends on one blueprint alone, so removing another blueprint changes none of its bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from federation.learning.downstream.numerics import deterministic_algorithms
+from federation.learning.downstream.train import TrainedClassifier, train_classifier
+from federation.learning.generator.architecture import Architecture
+from federation.learning.generator.sampler import sample
+from kit.errors import KitError
+
+SHARD_BATCH = 64  # images the sampler sees at once: part of the bits, never an option
+DUPLICATE_RMS = 0.02  # of the intensity range: two samples this near are one image seen twice
+CONSTANT_STD = 0.01  # of the intensity range: an image flatter than this shows nothing
+MAX_SUPPORT_SAMPLES = 4096  # the estimate compares all pairs
+
+Shard = npt.NDArray[np.uint8]
+Samples = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseModel:
+    """What a build trained: `labels[i]` names column i of the logits; shards counts per label."""
+
+    trained: TrainedClassifier
+    labels: tuple[str, ...]
+    shards: tuple[int, ...]
+
+    @property
+    def network(self) -> nn.Module:
+        """The classifier in evaluation mode: [N, C, H, W] in [-1, 1] to logits."""
+        return self.trained.network
+
+
+def shard(
+    network: nn.Module,
+    architecture: Architecture,
+    label_index: int,
+    *,
+    size: int,
+    seed: int,
+    sampler_steps: int,
+) -> Shard:
+    """Return the synthetic images of one class of one blueprint: uint8 [size, C, H, W].
+
+    Generated whole, in batches of `SHARD_BATCH`. Eight bits are the storage format, exact and
+    eight times smaller than float64: 0 is -1 and 255 is +1; the step of 1/255 is far under the
+    classifier's own augmentation noise.
+
+    Args:
+        network: the blueprint's generator with its weights loaded.
+        architecture: what the network was built from.
+        label_index: position of the class in the study.
+        size: images, the study's shard size.
+        seed: of the starting noise, from the study secret and the blueprint's digest.
+        sampler_steps: of the deterministic sampler.
+
+    Raises:
+        KitError: the class is not one of the architecture's, or samples are not finite.
+    """
+    if not 0 <= label_index < architecture.num_classes or size < 1:
+        raise KitError(f"class `{label_index}` or shard size `{size}` is out of range")
+    labels = torch.full((size,), label_index, dtype=torch.int64)
+    with deterministic_algorithms():
+        images = sample(
+            network,
+            architecture,
+            labels,
+            seed=seed,
+            steps=sampler_steps,
+            batch_size=SHARD_BATCH,
+        )
+    return to_bytes(images.numpy())
+
+
+def to_bytes(images: npt.NDArray[np.float32]) -> Shard:
+    """Return [-1, 1] as 0 to 255, rounded to the nearest; values outside are clipped."""
+    return np.rint((images.clip(-1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
+
+
+def from_bytes(images: Shard) -> npt.NDArray[np.float32]:
+    """Return 0 to 255 as [-1, 1]; `to_bytes` of the result is `images` again."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def release_model(
+    shards: Sequence[tuple[int, Shard]],
+    *,
+    classes: Sequence[str],
+    classifier: str,
+    steps: int,
+    seed: int,
+    threads: int | None = None,
+) -> ReleaseModel:
+    """Train the study's classifier on the shards of all approved blueprints.
+
+    The label space is made of the classes that have a shard, in study order: without the only
+    blueprint of a class, that class is gone from the model. Classes weigh the same however many
+    sites have them, and sites of one class weigh the same within it.
+
+    Args:
+        shards: (position in `classes`, uint8 [M, C, H, W]) in the caller's canonical order, on
+            which the bits depend: by weights digest and class, never by arrival.
+        classes: the study's classes.
+        classifier: a name in `downstream.classifier.classifiers()`.
+        steps: training steps.
+        seed: of initial weights, batches and augmentation.
+        threads: as in `train_classifier`.
+
+    Raises:
+        KitError: there is no shard, a class is out of range, or shards differ in shape.
+    """
+    present = sorted({index for index, _ in shards})
+    if not present:
+        raise KitError(
+            "there is nothing to build from", hint="approve at least one blueprint first"
+        )
+    if present[0] < 0 or present[-1] >= len(classes):
+        raise KitError(f"a shard's class is not one of the study's {len(classes)}")
+    if len({images.shape for _, images in shards}) != 1:
+        raise KitError("shards differ in shape")
+    column = {index: i for i, index in enumerate(present)}
+    labels = np.concatenate(
+        [np.full(len(images), column[index], dtype=np.int64) for index, images in shards]
+    )
+    trained = train_classifier(
+        from_bytes(np.concatenate([images for _, images in shards])),
+        labels,
+        classifier=classifier,
+        num_classes=len(present),
+        steps=steps,
+        seed=seed,
+        threads=threads,
+    )
+    return ReleaseModel(
+        trained=trained,
+        labels=tuple(classes[index] for index in present),
+        shards=tuple(sum(1 for index, _ in shards if index == p) for p in present),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupportEstimate:
+    """How many different images a generator seems able to draw.
+
+    `support` is None when every sample was different: it is then too large to be measured.
+    """
+
+    samples: int
+    distinct: int
+    support: float | None
+
+    def replays(self, declared_images: int, *, flips: bool = False) -> bool:
+        """Whether the support is within 4 times the declared images (twice that with flips)."""
+        limit = 4 * declared_images * (2 if flips else 1)
+        return self.support is not None and self.support <= limit
+
+
+def support_estimate(images: Samples, *, duplicate_rms: float = DUPLICATE_RMS) -> SupportEstimate:
+    """Estimate the support M from n samples of which D are distinct: D = M (1 - (1 - 1/M)^n).
+
+    Samples nearer than `duplicate_rms` (root mean square over pixels, of the intensity range) are
+    joined, and D counts the joined groups. It needs no private image. A generator that replays
+    its training set gives M near the number of training images.
+
+    Args:
+        images: [n, C, H, W] of one class, uint8 or float32 in [-1, 1], 2 to 4096 of them.
+        duplicate_rms: distance under which two samples count as one image.
+
+    Raises:
+        KitError: the number of images is out of range.
+    """
+    if not 2 <= len(images) <= MAX_SUPPORT_SAMPLES:
+        raise KitError(f"the support estimate takes 2 to {MAX_SUPPORT_SAMPLES} images")
+    distinct = _count_groups(images, duplicate_rms)
+    support = None if distinct == len(images) else _solve_support(len(images), distinct)
+    return SupportEstimate(samples=len(images), distinct=distinct, support=support)
+
+
+def _count_groups(images: Samples, duplicate_rms: float) -> int:
+    """Count the connected components of the graph that joins near images."""
+    flat = _as_float(images).reshape(len(images), -1).astype(np.float64) / 2
+    squares = (flat**2).sum(axis=1)
+    limit = duplicate_rms**2 * flat.shape[1]
+    near = squares[:, None] + squares[None, :] - 2 * flat @ flat.T <= limit
+    unseen = np.ones(len(images), dtype=bool)
+    groups = 0
+    for start in range(len(images)):
+        if not unseen[start]:
+            continue
+        groups += 1
+        frontier = np.zeros(len(images), dtype=bool)
+        frontier[start] = True
+        while frontier.any():
+            unseen &= ~frontier
+            frontier = near[frontier].any(axis=0) & unseen
+    return groups
+
+
+def _as_float(images: Samples) -> npt.NDArray[np.float32]:
+    if images.dtype == np.uint8:
+        return from_bytes(images.astype(np.uint8, copy=False))
+    return images.astype(np.float32, copy=False)
+
+
+def _solve_support(samples: int, distinct: int) -> float:
+    """Solve D = M (1 - (1 - 1/M)^n) for M by bisection; D grows with M from 1 to n."""
+    low, high = 1.0, float(samples) ** 2 * 4
+    for _ in range(200):
+        middle = (low + high) / 2
+        drawn = middle * -np.expm1(samples * np.log1p(-1 / middle))
+        low, high = (middle, high) if drawn < distinct else (low, middle)
+    return (low + high) / 2
+
+
+def check_samples(images: Samples) -> None:
+    """Refuse samples that show nothing: the smoke test of intake.
+
+    Args:
+        images: [n, C, H, W], float32 in [-1, 1] or uint8.
+
+    Raises:
+        KitError: a value is not finite, most images are constant, or all are the same.
+    """
+    if not len(images) or not prod(images.shape):
+        raise KitError("there are no samples to check")
+    values = _as_float(images)
+    if not np.isfinite(values).all():
+        raise KitError("the generator's samples are not finite")
+    flat = values.reshape(len(values), -1) / 2
+    if np.median(flat.std(axis=1)) < CONSTANT_STD:
+        raise KitError("the generator's samples are constant images")
+    if len(flat) > 1 and float(flat.std(axis=0).max()) < CONSTANT_STD:
+        raise KitError("the generator's samples are all the same image")

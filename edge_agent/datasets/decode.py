@@ -121,11 +121,11 @@ def _bits(image: Image.Image) -> int:
 
 
 def _grey16(image: Image.Image, bits: int) -> NDArray[np.float32]:
-    grey = np.asarray(image).astype(np.float32) / np.float32((1 << bits) - 1)
+    grey: NDArray[np.float32] = np.asarray(image).astype(np.float32) / np.float32((1 << bits) - 1)
     tags = getattr(image, "tag_v2", None)
     if tags is not None and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = 1 - grey  # Pillow inverts such TIFFs at 8 bits, not at 16
-    return np.clip(grey, 0, 1)
+    return np.clip(grey, np.float32(0), np.float32(1))
 
 
 def to_channels(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:

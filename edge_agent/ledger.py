@@ -1,0 +1,499 @@
+"""The privacy ledger: what every unit of this site has spent of its lifetime (epsilon, delta).
+
+Invariants:
+
+- One ledger per installation. Units are HMAC-SHA256 pseudonyms under the site's secret.
+- A run reserves its whole event before it starts. Until it is settled, all of it counts against
+  other runs; afterwards the steps that were charged do.
+- A step is charged, and on the disk, before its result may be used; never more than were reserved.
+- The account of the worst unit decides. Renyi curves are composed, epsilons are never added.
+- Rows are only ever appended, under one writer's lock, and every entry is chained to the one
+  before: `H_i = SHA-256(H_{i-1} || body_i)`, `H_0 = SHA-256("ledger" || random id)`.
+- A run without privacy spends without bound: its units take part in no private run afterwards.
+
+The chain shows that this file was changed or rolled back; a person who rewrites the whole file is
+caught by the statements that earlier heads went into.
+"""
+
+import hashlib
+import hmac
+import math
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Self
+
+from federation.accounting import DpEvent, compose
+from kit import canonical, clock
+from kit.errors import KitError
+from kit.files import os_errors
+
+SCHEMA_VERSION = 1
+WAIT_FOR_LOCK_S = 30.0
+MIN_SECRET_BYTES = 16
+_SLACK = 1e-9  # epsilons are compared as decimal figures; less than this is rounding
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (id BLOB NOT NULL, key_check BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS entries (
+    counter INTEGER PRIMARY KEY, body BLOB NOT NULL, hash BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS members (
+    unit BLOB NOT NULL, run TEXT NOT NULL, PRIMARY KEY (unit, run)) WITHOUT ROWID;
+"""
+_APPEND_ONLY = (
+    "CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} "
+    "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The lifetime allowance of every unit: `epsilon` at `delta`."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRun:
+    """One run's account.
+
+    Attributes:
+        run_id: the run.
+        cohort: SHA-256 over the sorted pseudonyms of its units.
+        units: how many keys it charges (units and their images).
+        event: what was reserved; None for a run without privacy.
+        charged: steps charged so far.
+        is_settled: nothing more may be charged, and unused steps are free again.
+        time: when it was reserved, RFC 3339.
+    """
+
+    run_id: str
+    cohort: str
+    units: int
+    event: DpEvent | None
+    charged: int
+    is_settled: bool
+    time: str
+
+    def spent(self) -> DpEvent | None:
+        """Return what counts against the budget: all that is reserved, or charged once settled."""
+        if self.event is None or not self.is_settled:
+            return self.event
+        return replace(self.event, steps=self.charged)
+
+
+class Reservation:
+    """A run's right to take steps: what the training loop charges."""
+
+    def __init__(self, ledger: "Ledger", run_id: str) -> None:
+        self._ledger, self.run_id = ledger, run_id
+
+    @property
+    def charged(self) -> int:
+        """Steps charged so far, by this process or an earlier one."""
+        return self._ledger.run(self.run_id).charged
+
+    @property
+    def reserved(self) -> int:
+        """Steps that may be charged in all."""
+        run = self._ledger.run(self.run_id)
+        return 0 if run.event is None else run.event.steps
+
+    def charge(self, steps: int) -> None:
+        """Charge `steps` more steps; they are on the disk when this returns.
+
+        Raises:
+            KitError: they would be more than were reserved, or the run is settled.
+        """
+        self._ledger.charge(self.run_id, steps)
+
+
+class Ledger:
+    """The account at `path`; safe to open from several processes at once."""
+
+    def __init__(self, path: Path, secret: bytes, budget: Budget) -> None:
+        """Open or create a ledger, and verify its chain.
+
+        Args:
+            path: the SQLite file.
+            secret: the site's secret for pseudonyms; the same for the ledger's lifetime.
+            budget: the lifetime allowance per unit.
+
+        Raises:
+            KitError: the file is no ledger, was changed, or belongs to another secret.
+            RuntimeError: `secret` is too short.
+        """
+        if len(secret) < MIN_SECRET_BYTES:
+            raise RuntimeError(f"the ledger's secret has at least {MIN_SECRET_BYTES} bytes")
+        self._path, self._secret, self.budget = path, secret, budget
+        self._runs: dict[str, LedgerRun] = {}
+        self._counter, self._hash = 0, b""
+        with os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with self._sql_errors():
+            self._db = sqlite3.connect(path, timeout=WAIT_FOR_LOCK_S, isolation_level=None)
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing is pending."""
+        self._db.close()
+
+    def reserve(
+        self, run_id: str, units: Collection[str], event: DpEvent, now: datetime
+    ) -> Reservation:
+        """Set aside the whole of `event` for every unit; the same call again resumes the run.
+
+        Args:
+            run_id: the run, an identifier.
+            units: the raw keys to charge (`Cohort.account_keys`).
+            event: all steps the run may take.
+            now: the time, for the record.
+
+        Raises:
+            KitError: the worst unit would pass the budget, a unit was used without privacy, or
+                `run_id` is known with other units or another event.
+        """
+        names = self._pseudonyms(units)
+        with self._writing():
+            if canonical.name(run_id, what="run id") in self._runs:
+                self._require_same(run_id, names, event)
+                return Reservation(self, run_id)
+            self._require_budget(names, event)
+            self._append_run(run_id, names, "reserve", now, _event_table(event))
+        return Reservation(self, run_id)
+
+    def mark_unbounded(self, run_id: str, units: Collection[str], now: datetime) -> None:
+        """Record a run without privacy: its units take part in no private run afterwards.
+
+        Raises:
+            KitError: `run_id` is known with other units, or as a private run.
+        """
+        names = self._pseudonyms(units)
+        with self._writing():
+            if canonical.name(run_id, what="run id") in self._runs:
+                self._require_same(run_id, names, None)
+            else:
+                self._append_run(run_id, names, "unbounded", now, {})
+
+    def charge(self, run_id: str, steps: int) -> None:
+        """Charge `steps` more steps to a reserved run, durably.
+
+        Raises:
+            KitError: the run is unknown or settled, or has fewer steps left.
+            RuntimeError: `steps` is not positive.
+        """
+        if steps < 1:
+            raise RuntimeError("a charge is at least one step")
+        with self._writing():
+            run = self._known(run_id)
+            if run.event is None or run.is_settled:
+                raise KitError(f"run `{run_id}` takes no more steps: it is closed in the ledger")
+            if run.charged + steps > run.event.steps:
+                raise KitError(
+                    f"run `{run_id}` has {run.event.steps - run.charged} reserved steps left, "
+                    f"not {steps}",
+                    hint="steps that were charged before a crash stay spent; start a new run",
+                )
+            self._append({"kind": "charge", "run": run_id, "steps": steps})
+
+    def settle(self, run_id: str) -> None:
+        """Close a run: steps that were reserved and not charged are free again. Idempotent.
+
+        Raises:
+            KitError: the run is unknown.
+        """
+        with self._writing():
+            if not self._known(run_id).is_settled:
+                self._append({"kind": "settle", "run": run_id})
+
+    def run(self, run_id: str) -> LedgerRun:
+        """Return one run's account.
+
+        Raises:
+            KitError: the run is unknown.
+        """
+        with self._reading():
+            return self._known(run_id)
+
+    def runs(self) -> tuple[LedgerRun, ...]:
+        """Return every run, oldest first."""
+        with self._reading():
+            return tuple(self._runs.values())
+
+    def spent(self, units: Collection[str]) -> float:
+        """Return the epsilon of the worst of `units` at the budget's delta; inf if unbounded."""
+        with self._reading():
+            return max(map(self._epsilon, self._histories(self._pseudonyms(units))))
+
+    def past_events(self, units: Collection[str]) -> tuple[DpEvent, ...]:
+        """Return what the worst of `units` has spent or reserved, to plan the next run's noise.
+
+        Raises:
+            KitError: one of them was used without privacy.
+        """
+        with self._reading():
+            histories = self._histories(self._pseudonyms(units))
+            self._require_bounded(histories)
+            return self._events(max(histories, key=self._epsilon))
+
+    def head(self) -> tuple[str, int]:
+        """Return the chain's hash (hexadecimal) and the number of entries, for the statement."""
+        with self._reading():
+            return self._hash.hex(), self._counter
+
+    def verify(self) -> None:
+        """Recompute the whole chain and every run's cohort.
+
+        Raises:
+            KitError: an entry or a list of units was changed.
+        """
+        with self._reading():
+            self._runs, self._counter, self._hash = {}, 0, self._first_hash()
+            self._catch_up()
+            rows = self._db.execute("SELECT run, unit FROM members ORDER BY run, unit")
+            cohorts = {
+                run: _cohort_digest([unit for _, unit in group])
+                for run, group in groupby(rows, key=itemgetter(0))
+            }
+            if cohorts != {run.run_id: run.cohort for run in self._runs.values()}:
+                raise self._changed()
+
+    def _open(self) -> None:
+        with self._sql_errors():
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("CREATE TEMP TABLE asked (unit BLOB PRIMARY KEY) WITHOUT ROWID")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._create()
+            elif version != SCHEMA_VERSION:
+                raise KitError(f"ledger `{self._path}` has schema {version}, not {SCHEMA_VERSION}")
+            (check,) = self._db.execute("SELECT key_check FROM meta").fetchone()
+        if not hmac.compare_digest(check, self._key_check()):
+            raise KitError(
+                f"ledger `{self._path}` was made with another site secret",
+                hint="restore the secret and the ledger together",
+            )
+        self.verify()
+
+    def _create(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            self._db.execute(statement)
+        for table in ("meta", "entries", "members"):
+            for verb in ("UPDATE", "DELETE"):
+                self._db.execute(_APPEND_ONLY.format(table=table, verb=verb))
+        self._db.execute(
+            "INSERT INTO meta SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM meta)",
+            (os.urandom(16), self._key_check()),
+        )
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._db.execute("COMMIT")
+
+    def _key_check(self) -> bytes:
+        return hmac.digest(self._secret, b"privacy ledger: key check", hashlib.sha256)
+
+    def _first_hash(self) -> bytes:
+        (identity,) = self._db.execute("SELECT id FROM meta").fetchone()
+        return hashlib.sha256(b"ledger" + identity).digest()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._sql_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._catch_up()
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self._runs, self._counter, self._hash = {}, 0, self._first_hash()
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._sql_errors():
+            self._db.execute("BEGIN")
+            try:
+                self._catch_up()
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _sql_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise KitError(
+                f"ledger `{self._path}` cannot be used: {error}",
+                hint="free some space, or let the other command finish, and run this one again",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise KitError(f"`{self._path}` is not an intact ledger: {error}") from error
+
+    def _catch_up(self) -> None:
+        """Fold in the entries that were appended since the last look, by any process."""
+        rows = self._db.execute(
+            "SELECT counter, body, hash FROM entries WHERE counter > ? ORDER BY counter",
+            (self._counter,),
+        )
+        for counter, body, link in rows:
+            self._fold(counter, body, link)
+
+    def _fold(self, counter: int, body: bytes, link: bytes) -> None:
+        expected = hashlib.sha256((self._hash or self._first_hash()) + body).digest()
+        if counter != self._counter + 1 or link != expected:
+            raise self._changed()
+        try:
+            self._apply(canonical.decode(body))
+        except (KeyError, TypeError) as error:
+            raise self._changed() from error
+        self._counter, self._hash = counter, link
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        run_id = entry["run"]
+        if entry["kind"] == "charge":
+            run = self._runs[run_id]
+            self._runs[run_id] = replace(run, charged=run.charged + entry["steps"])
+        elif entry["kind"] == "settle":
+            self._runs[run_id] = replace(self._runs[run_id], is_settled=True)
+        else:
+            self._runs[run_id] = _run(entry)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        body = canonical.encode(entry)
+        link = hashlib.sha256(self._hash + body).digest()
+        row = (self._counter + 1, body, link)
+        self._db.execute("INSERT INTO entries VALUES (?, ?, ?)", row)
+        self._fold(*row)
+
+    def _append_run(
+        self, run_id: str, names: list[bytes], kind: str, now: datetime, table: dict[str, Any]
+    ) -> None:
+        entry = {"kind": kind, "run": run_id, "units": len(names), "time": clock.rfc3339(now)}
+        self._append(entry | {"cohort": _cohort_digest(names)} | table)
+        self._db.executemany("INSERT INTO members VALUES (?, ?)", ((n, run_id) for n in names))
+
+    def _pseudonyms(self, units: Collection[str]) -> list[bytes]:
+        if not units:
+            raise RuntimeError("an account is asked for at least one unit")
+        return sorted(
+            hmac.digest(self._secret, b"privacy ledger: unit\0" + unit.encode(), hashlib.sha256)
+            for unit in set(units)
+        )
+
+    def _histories(self, names: list[bytes]) -> set[frozenset[str]]:
+        """Return the distinct sets of runs that the units took part in."""
+        self._db.execute("DELETE FROM temp.asked")
+        self._db.executemany("INSERT INTO temp.asked VALUES (?)", ((n,) for n in names))
+        rows = self._db.execute("SELECT unit, run FROM members JOIN temp.asked USING (unit)")
+        runs_of: dict[bytes, set[str]] = {}
+        for unit, run in rows:
+            runs_of.setdefault(unit, set()).add(run)
+        fresh: set[frozenset[str]] = {frozenset()} if len(runs_of) < len(names) else set()
+        return fresh | {frozenset(runs) for runs in runs_of.values()}
+
+    def _events(self, history: frozenset[str]) -> tuple[DpEvent, ...]:
+        spent = (run.spent() for run in self._runs.values() if run.run_id in history)
+        return tuple(event for event in spent if event is not None and event.steps)
+
+    def _epsilon(self, history: frozenset[str]) -> float:
+        if any(self._runs[run_id].event is None for run_id in history):
+            return math.inf
+        return compose(self._events(history), self.budget.delta)
+
+    def _require_bounded(self, histories: set[frozenset[str]]) -> None:
+        if any(math.isinf(self._epsilon(history)) for history in histories):
+            raise KitError(
+                "some of these units were used in a run without privacy; no private run can follow",
+                hint="leave them out, or train without privacy where the study allows it",
+            )
+
+    def _require_budget(self, names: list[bytes], event: DpEvent) -> None:
+        histories = self._histories(names)
+        self._require_bounded(histories)
+        allowed, delta = self.budget.epsilon, self.budget.delta
+        after = max(compose((*self._events(h), event), delta) for h in histories)
+        if after > allowed + _SLACK:
+            before = max(map(self._epsilon, histories))
+            raise KitError(
+                f"the privacy budget is too small: epsilon {before:.3g} of {allowed:g} is spent or "
+                f"reserved at delta {delta:g}, and this run would make it {after:.3g}",
+                hint="settle runs that were given up, or take fewer steps or more noise",
+            )
+
+    def _require_same(self, run_id: str, names: list[bytes], event: DpEvent | None) -> None:
+        run = self._runs[run_id]
+        if run.cohort != _cohort_digest(names):
+            raise KitError(
+                f"run `{run_id}` is in the ledger with other images or patients",
+                hint="the data changed since it started: put them back, or start a new run",
+            )
+        if run.event != event:
+            raise KitError(
+                f"run `{run_id}` is in the ledger with other privacy settings",
+                hint="use the settings it was started with, or start a new run",
+            )
+
+    def _known(self, run_id: str) -> LedgerRun:
+        if run_id not in self._runs:
+            raise KitError(f"run `{canonical.printable(run_id)}` is not in the ledger")
+        return self._runs[run_id]
+
+    def _changed(self) -> KitError:
+        return KitError(
+            f"ledger `{self._path}` was changed outside this program",
+            hint="restore it from a copy that has every run since, and tell the coordinator",
+        )
+
+
+def _cohort_digest(names: list[bytes]) -> str:
+    return hashlib.sha256(b"".join(names)).hexdigest()  # sorted, 32 bytes each
+
+
+def _event_table(event: DpEvent) -> dict[str, Any]:
+    return {
+        "sample_rate": canonical.real(event.sample_rate),
+        "noise_multiplier": canonical.real(event.noise_multiplier),
+        "steps": event.steps,
+    }
+
+
+def _run(entry: dict[str, Any]) -> LedgerRun:
+    event = None
+    if entry["kind"] == "reserve":
+        event = DpEvent(
+            sample_rate=canonical.to_float(entry["sample_rate"]),
+            noise_multiplier=canonical.to_float(entry["noise_multiplier"]),
+            steps=entry["steps"],
+        )
+    return LedgerRun(
+        run_id=entry["run"],
+        cohort=entry["cohort"],
+        units=entry["units"],
+        event=event,
+        charged=0,
+        is_settled=event is None,
+        time=entry["time"],
+    )

@@ -1,0 +1,1 @@
+"""The demonstration: one coordinator and three hospitals on this machine."""

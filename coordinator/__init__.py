@@ -1,0 +1,1 @@
+"""The consortium's side: services, registry, intake, approvals, builds, releases, revocation."""

@@ -13,6 +13,7 @@ from kit.errors import FormatError
 
 VERSION = 1
 PAYLOAD_TYPE = "application/vnd.hospital-edge-kit.study+json"
+RECIPIENT_KEY_TYPE = "application/vnd.hospital-edge-kit.recipient-key+json"
 
 MAX_CLASSES = 1000
 MAX_SIDE_PX = 512
@@ -214,3 +215,39 @@ def _reviewers(value: Any, *, quorum: Any) -> tuple[Reviewer, ...]:
     if len({r.public_key for r in reviewers}) < quorum:
         raise FormatError("the quorum is larger than the number of reviewers")
     return tuple(reviewers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipientKey:
+    """The X-Wing public key that one site seals to, for one study and round.
+
+    Signed with the study key, which the site pinned: the server that hands it out cannot swap it.
+    """
+
+    study_digest: str
+    round: int
+    site: str
+    public: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes that are signed."""
+        table = asdict(self) | {"version": VERSION, "public": canonical.b64encode(self.public)}
+        return canonical.encode(table)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse canonical bytes.
+
+        Raises:
+            FormatError: a field is missing, unknown or out of range.
+        """
+        names = set(cls.__slots__) | {"version"}
+        table = canonical.fields(canonical.decode(data), names, what="recipient key")
+        if table["version"] != VERSION:
+            raise FormatError(f"recipient key version is not {VERSION}")
+        return cls(
+            study_digest=canonical.sha256_hex(table["study_digest"], what="study digest"),
+            round=canonical.integer(table["round"], low=1, high=MAX_ROUND, what="round"),
+            site=canonical.name(table["site"], what="site id"),
+            public=canonical.b64decode(table["public"]),
+        )

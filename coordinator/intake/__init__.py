@@ -1,0 +1,1 @@
+"""Intake: every received payload is opened and tried in limited processes before anyone sees it."""

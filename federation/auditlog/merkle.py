@@ -60,7 +60,7 @@ def verify_inclusion(
     """
     if not 0 <= index < size:
         raise FormatError("leaf index is outside the tree")
-    _check_hashes(proof)
+    _check_hashes([leaf, *proof])
     fn, sn, node = index, size - 1, leaf
     for sibling in proof:
         if sn == 0:
@@ -102,7 +102,7 @@ def verify_consistency(
 ) -> None:
     """Check that a tree only grew (RFC 9162 section 2.1.4.2).
 
-    A tree of size 0 is consistent with everything only through an empty proof and the empty root.
+    Nothing is proven about growth from size 0: whoever holds no checkpoint has nothing to check.
 
     Raises:
         FormatError: it did not only grow, by this proof.
@@ -110,13 +110,11 @@ def verify_consistency(
     _check_hashes(proof)
     if old_size < 0 or old_size > size:
         raise FormatError("the log became shorter")
-    if old_size == 0:
-        _expect(not proof and old_root == EMPTY_ROOT)
-        return
     if old_size == size:
-        _expect(not proof and old_root == new_root)
+        _expect(not proof and old_root == new_root and (size > 0 or new_root == EMPTY_ROOT))
         return
     path = list(proof)
+    _expect(old_size != 0)
     if old_size & (old_size - 1) == 0:
         path.insert(0, old_root)
     _expect(bool(path))

@@ -27,6 +27,7 @@ class Decision(StrEnum):
 
     APPROVE = "approve"
     REJECT = "reject"
+    REVOKE = "revoke"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class Approval:
         try:
             table["decision"] = Decision(table["decision"])
         except ValueError as error:
-            raise FormatError("decision is neither approve nor reject") from error
+            raise FormatError("decision is not in the registry") from error
         return cls(**table)
 
 
@@ -91,9 +92,10 @@ def commitment(reason: str, salt: bytes) -> str:
     return hashlib.sha256(b"reason v1" + salt + reason.encode()).hexdigest()
 
 
-def has_quorum(records: Iterable[Approval], study: Study) -> bool:
-    """Say whether enough different reviewers approve, and none rejects."""
-    decisions = list(records)
-    if any(r.decision is Decision.REJECT for r in decisions):
-        return False
-    return len({r.reviewer for r in decisions}) >= study.quorum
+def has_quorum(records: Iterable[Approval], study: Study, decision: Decision) -> bool:
+    """Say whether enough different reviewers made one decision.
+
+    One rejection is enough to reject; approving and revoking take the study's quorum.
+    """
+    reviewers = {record.reviewer for record in records if record.decision is decision}
+    return len(reviewers) >= (1 if decision is Decision.REJECT else study.quorum)

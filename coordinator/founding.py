@@ -1,0 +1,91 @@
+"""Founding a federation: keys, certificates, an empty log. Done once, whole or not at all."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from coordinator.context import Coordinator
+from coordinator.errors import StateError
+from coordinator.home import CONFIG, CoordinatorConfig, Home
+from coordinator.state import State
+from federation.auditlog.events import Kind
+from kit import canonical, config
+from kit.files import os_errors, write_atomic
+from pki import certificates, identity, keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Founded:
+    """What `init` made."""
+
+    home: Path
+    federation: str
+    reviewer: str
+    reviewer_key: Path
+    root_fingerprint: str
+
+
+def found(path: Path, settings: CoordinatorConfig, *, reviewer: str, now: datetime) -> Founded:
+    """Make a coordinator's home with fresh keys and one reviewer's key file.
+
+    Raises:
+        StateError: there is something at `path` already.
+        FormatError: a name is not allowed.
+    """
+    canonical.name(settings.federation, what="federation")
+    canonical.name(reviewer, what="reviewer")
+    path = path.absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StateError(f"`{path}` exists and is not empty", hint="choose another --home")
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        fingerprint = _furnish(Home(part), settings, reviewer=reviewer, now=now)
+        with os_errors(path):
+            if path.exists():
+                path.rmdir()
+            part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return Founded(
+        home=path,
+        federation=settings.federation,
+        reviewer=reviewer,
+        reviewer_key=Home(path).key(f"reviewer-{reviewer}.key"),
+        root_fingerprint=fingerprint,
+    )
+
+
+def _furnish(home: Home, settings: CoordinatorConfig, *, reviewer: str, now: datetime) -> str:
+    root = certificates.new_root(settings.federation, now=now)
+    issuing = certificates.new_issuing(root, settings.federation, now=now)
+    keys.save(home.key("root.key"), root.key)
+    keys.save(home.key("issuing.key"), issuing.key)
+    for name in ("log", "study", f"reviewer-{reviewer}"):
+        keys.save(home.key(f"{name}.key"), keys.new_signing_key())
+    signing = keys.new_signing_key()
+    keys.save(home.key("signing.key"), signing)
+    leaf = certificates.issue_signing(
+        issuing, identity.coordinator(settings.federation), signing.public_key(), now=now
+    )
+    chain = certificates.pem(leaf, issuing.certificate)
+    write_atomic(home.certificate("root.pem"), certificates.pem(root.certificate))
+    write_atomic(home.certificate("issuing.pem"), certificates.pem(issuing.certificate))
+    write_atomic(home.certificate("signing.pem"), chain)
+    config.save(home.path / CONFIG, settings)
+    fingerprint = certificates.fingerprint(root.certificate)
+    state = State.create(home.database)
+    coordinator = Coordinator(home, state)
+    with state.write(now) as tx:
+        tx.put("revocations", "0")
+        tx.record(
+            Kind.FEDERATION_CREATED,
+            fingerprint,
+            study_key=canonical.digest(keys.public_bytes(coordinator.study_key)),
+        )
+    state.close()
+    return fingerprint

@@ -1,0 +1,87 @@
+"""The coordinator's home: where every file lies, and the configuration.
+
+`keystore/` holds what must be forgettable (recipient seeds, blueprint keys): keep it out of
+ordinary backups, or a backup could bring back what a revocation destroyed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.errors import NotFoundError
+from kit import config
+from kit.files import private_folder
+
+CONFIG = "config.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorConfig:
+    """What an operator may change; written by `coordinator init`."""
+
+    federation: str
+    hosts: str
+    exchange_port: int
+    enrol_port: int
+    listen: str
+    threads: int
+    revocation_grace_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of one coordinator."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> "Home":
+        """Return an initialised home.
+
+        Raises:
+            NotFoundError: there is none at `path`.
+        """
+        home = cls(path.absolute())
+        if not (home.path / CONFIG).is_file():
+            raise NotFoundError(
+                f"no coordinator home at `{path}`", hint="run `coordinator init` first"
+            )
+        return home
+
+    @property
+    def config(self) -> CoordinatorConfig:
+        """Read the configuration."""
+        return config.load(self.path / CONFIG, CoordinatorConfig)
+
+    def key(self, name: str) -> Path:
+        """Return the path of a long-lived key."""
+        return private_folder(self.path / "keys") / name
+
+    def certificate(self, name: str) -> Path:
+        """Return the path of a certificate (PEM)."""
+        return self.path / "certificates" / name
+
+    @property
+    def keystore(self) -> Path:
+        """The folder of keys that a revocation destroys."""
+        return private_folder(self.path / "keystore")
+
+    @property
+    def database(self) -> Path:
+        """The SQLite state."""
+        return self.path / "state.sqlite"
+
+    def staging(self, digest: str) -> Path:
+        """Return the path of an upload that is not complete."""
+        return private_folder(self.path / "staging") / f"{digest}.part"
+
+    def payload(self, digest: str) -> Path:
+        """Return the path of a blueprint's payload, sealed under its own key."""
+        return private_folder(self.path / "payloads") / f"{digest}.sealed"
+
+    def shards(self, digest: str) -> Path:
+        """Return the folder of a blueprint's shards, sealed under its own key."""
+        return private_folder(self.path / "shards") / digest
+
+    def release(self, digest: str) -> Path:
+        """Return the path of a release's model."""
+        return self.path / "releases" / f"{digest}.onnx"

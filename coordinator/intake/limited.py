@@ -1,0 +1,78 @@
+"""Limited processes: a hostile payload may end one of them, never the coordinator.
+
+A child is a module of this package. It gets one JSON request on standard input and answers with
+one JSON verdict. Its memory, processor time and files are limited by itself, before it reads.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from kit.errors import FormatError
+
+_MAX_VERDICT_BYTES = 64 * 1024
+_MEMORY_ENV = "INTAKE_MEMORY_BYTES"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one check may use: address space in bytes, seconds on the wall clock."""
+
+    memory_bytes: int
+    timeout_s: float
+
+
+class CheckFailedError(FormatError):
+    """A check refused its payload, or did not end within its limits."""
+
+
+def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Run `python -m module` on `request` and return its verdict.
+
+    Raises:
+        CheckFailedError: the payload was refused, or the check ran out of memory or time.
+    """
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        _MEMORY_ENV: str(limits.memory_bytes),
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=limits.timeout_s,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckFailedError(f"the check took longer than {limits.timeout_s:g} s") from error
+    if done.returncode != 0 or len(done.stdout) > _MAX_VERDICT_BYTES:
+        raise CheckFailedError(
+            f"the check ended without a verdict (status {done.returncode}): memory limit or crash"
+        )
+    verdict: dict[str, Any] = json.loads(done.stdout)
+    if "refused" in verdict:
+        raise CheckFailedError(str(verdict["refused"]))
+    return verdict
+
+
+def request() -> dict[str, Any]:
+    """In the child: take on the limits, then read the request."""
+    limit = int(os.environ[_MEMORY_ENV])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    value: dict[str, Any] = json.load(sys.stdin)
+    return value
+
+
+def answer(verdict: dict[str, Any]) -> None:
+    """In the child: give the verdict."""
+    sys.stdout.write(json.dumps(verdict))

@@ -1,0 +1,111 @@
+"""What happens to a `received` blueprint: checked, re-encrypted, then `pending` or `refused`.
+
+Every step may be repeated after a crash; the state changes once, together with its log entry.
+"""
+
+import json
+import logging
+from typing import Any
+
+import sqlalchemy as sa
+
+from coordinator import payloads, registry, state
+from coordinator.context import Coordinator
+from coordinator.errors import NotFoundError
+from coordinator.intake import limited
+from coordinator.submissions import BlueprintState
+from federation.auditlog.events import Kind
+from federation.blueprint.errors import RefusalError
+from federation.blueprint.statement import Statement
+from federation.study import Study
+from kit import canonical
+
+BYTE_LIMITS = limited.Limits(memory_bytes=256 << 20, timeout_s=120)
+MODEL_LIMITS = limited.Limits(memory_bytes=1 << 30, timeout_s=600)
+MAX_REASON_CHARACTERS = 300
+
+_log = logging.getLogger(__name__)
+
+
+def run_waiting(coordinator: Coordinator) -> int:
+    """Take in every `received` blueprint; returns how many there were."""
+    table = state.blueprints
+    with coordinator.state.read() as tx:
+        waiting = tx.all(sa.select(table.c.digest).where(table.c.state == BlueprintState.RECEIVED))
+    for row in waiting:
+        take_in(coordinator, row.digest)
+    return len(waiting)
+
+
+def take_in(coordinator: Coordinator, digest: str) -> None:
+    """Check one received blueprint and settle its state."""
+    with coordinator.state.read() as tx:
+        row = tx.one(sa.select(state.blueprints).where(state.blueprints.c.digest == digest))
+        if row is None or row.state != BlueprintState.RECEIVED:
+            return
+        study_row = registry.find_study(tx, row.study_digest)
+    statement = Statement.from_bytes(row.statement)
+    try:
+        _check(coordinator, row, statement, study_row)
+    except (RefusalError, limited.CheckFailedError, NotFoundError) as error:
+        _refuse(coordinator, row, str(error))
+        return
+    _settle(coordinator, row, BlueprintState.PENDING, Kind.BLUEPRINT_PENDING, reason="")
+    coordinator.home.staging(digest).unlink(missing_ok=True)
+    _log.info("blueprint %s is pending", digest[:16])
+
+
+def _check(
+    coordinator: Coordinator, row: sa.Row[Any], statement: Statement, study_row: sa.Row[Any]
+) -> None:
+    digest = statement.digest
+    store = payloads.keystore(coordinator)
+    content_key = payloads.content_key(coordinator, row.wrapped_key, statement)
+    if not store.has(payloads.BLUEPRINT, digest):
+        store.create(payloads.BLUEPRINT, digest)
+    study = Study.from_bytes(study_row.manifest)
+    layout = json.loads(study_row.tables)[statement.architecture["preset"]]
+    common = {
+        "statement": canonical.b64encode(row.statement),
+        "table": layout["table"],
+        "blueprint_key": canonical.b64encode(store.get(payloads.BLUEPRINT, digest)),
+        "blueprint_context": canonical.b64encode(payloads.payload_context(digest)),
+        "sealed": str(coordinator.home.payload(digest)),
+    }
+    bytes_only = {
+        "ciphertext": str(coordinator.home.staging(digest)),
+        "content_key": canonical.b64encode(content_key),
+        "embedding": layout["embedding"],
+        "classes": list(study.classes),
+    }
+    limited.run("coordinator.intake.byte_check", common | bytes_only, BYTE_LIMITS)
+    model_only = {"study": canonical.b64encode(study_row.manifest)}
+    limited.run("coordinator.intake.model_check", common | model_only, MODEL_LIMITS)
+
+
+def _refuse(coordinator: Coordinator, row: sa.Row[Any], reason: str) -> None:
+    reason = canonical.printable(reason, width=MAX_REASON_CHARACTERS)
+    _settle(coordinator, row, BlueprintState.REFUSED, Kind.BLUEPRINT_REFUSED, reason=reason)
+    payloads.destroy(coordinator, row.digest)
+    _log.warning("blueprint %s is refused: %s", row.digest[:16], reason)
+
+
+def _settle(
+    coordinator: Coordinator,
+    row: sa.Row[Any],
+    new_state: BlueprintState,
+    kind: Kind,
+    *,
+    reason: str,
+) -> None:
+    with coordinator.write() as tx:
+        changed = tx.execute(
+            sa.update(state.blueprints)
+            .where(
+                state.blueprints.c.digest == row.digest,
+                state.blueprints.c.state == BlueprintState.RECEIVED,
+            )
+            .values(state=new_state, reason=reason, wrapped_key=None)
+        )
+        if changed.rowcount:
+            tx.record(kind, row.digest, study=row.study_digest)

@@ -1,0 +1,110 @@
+"""Payloads and shards at rest: sealed under a key per blueprint that a revocation destroys."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.context import Coordinator
+from coordinator.keystore import KeyStore
+from federation.blueprint import envelope, weights
+from federation.blueprint.statement import WEIGHTS, Statement
+from kit import seeds
+from kit.files import read_limited, write_atomic
+from pki import kem
+
+BLUEPRINT, RECIPIENT = "blueprint", "recipient"
+_MAX_SEALED_BYTES = 1 << 30
+
+
+def keystore(coordinator: Coordinator) -> KeyStore:
+    """Return the coordinator's key store."""
+    return KeyStore(coordinator.home.keystore)
+
+
+def payload_context(digest: str) -> bytes:
+    """Return the encryption context of a blueprint's payload at rest."""
+    return b"payload at rest v1 " + bytes.fromhex(digest)
+
+
+def open_payload(coordinator: Coordinator, statement: Statement) -> bytes:
+    """Return a blueprint's plaintext payload; sensitive.
+
+    Raises:
+        NotFoundError: its key was destroyed.
+        RefusalError: the file was altered.
+    """
+    digest = statement.digest
+    key = keystore(coordinator).get(BLUEPRINT, digest)
+    path = coordinator.home.payload(digest)
+    sealed = read_limited(path, limit=_MAX_SEALED_BYTES, what="payload")
+    return envelope.decrypt(sealed, key, payload_context(digest))
+
+
+def open_weights(
+    coordinator: Coordinator, statement: Statement, table: weights.Table
+) -> weights.Arrays:
+    """Return a blueprint's tensors as float32; sensitive. Raises as `open_payload`."""
+    plaintext = open_payload(coordinator, statement)
+    return weights.read(envelope.part(plaintext, statement, WEIGHTS), table)
+
+
+def save_shard(coordinator: Coordinator, digest: str, name: str, images: NDArray[np.uint8]) -> None:
+    """Keep one shard, sealed under a key derived from the blueprint's."""
+    key, context = _shard_key(coordinator, digest, name)
+    path = coordinator.home.shards(digest) / f"{name}.sealed"
+    write_atomic(path, envelope.encrypt(images.tobytes(), key, context), mode=0o600)
+
+
+def load_shard(
+    coordinator: Coordinator, digest: str, name: str, shape: tuple[int, ...]
+) -> NDArray[np.uint8] | None:
+    """Return a kept shard of `shape`, or None when it has to be generated.
+
+    Raises:
+        RefusalError: the file was altered.
+    """
+    path = coordinator.home.shards(digest) / f"{name}.sealed"
+    if not path.is_file():
+        return None
+    key, context = _shard_key(coordinator, digest, name)
+    sealed = read_limited(path, limit=_MAX_SEALED_BYTES, what="shard")
+    data: NDArray[Any] = np.frombuffer(envelope.decrypt(sealed, key, context), dtype=np.uint8)
+    return data.reshape(shape)
+
+
+def _shard_key(coordinator: Coordinator, digest: str, name: str) -> tuple[bytes, bytes]:
+    key = keystore(coordinator).get(BLUEPRINT, digest)
+    context = b"shard at rest v1 " + bytes.fromhex(digest) + name.encode()
+    return seeds.derive(key, "shard", name), context
+
+
+def destroy(coordinator: Coordinator, digest: str) -> None:
+    """Shred a blueprint: its key first, then whatever was sealed under it."""
+    keystore(coordinator).destroy(BLUEPRINT, digest)
+    coordinator.home.payload(digest).unlink(missing_ok=True)
+    coordinator.home.staging(digest).unlink(missing_ok=True)
+    folder = coordinator.home.shards(digest)
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def content_key(coordinator: Coordinator, wrapped_key: bytes, statement: Statement) -> bytes:
+    """Return a received payload's content key (step 17); sensitive.
+
+    Raises:
+        NotFoundError: the recipient key was destroyed.
+        RefusalError: the wrapped key does not open.
+    """
+    seed = keystore(coordinator).get(RECIPIENT, statement.context.kid)
+    return envelope.unwrap_key(wrapped_key, seed, statement)
+
+
+def new_recipient(coordinator: Coordinator) -> bytes:
+    """Make a recipient key; keeps its seed and returns the public key."""
+    seed = kem.new_seed()
+    public = kem.public_key(seed)
+    keystore(coordinator).put(RECIPIENT, kem.key_id(public), seed)
+    return public

@@ -1,0 +1,460 @@
+"""Sites and studies: invitations, enrolment, confirmation, renewal, revocation, manifests."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography import x509
+
+from coordinator import payloads, state
+from coordinator.context import Coordinator
+from coordinator.errors import NotAllowedError, NotFoundError, StateError
+from coordinator.state import Transaction
+from federation import dsse
+from federation.auditlog.events import Kind
+from federation.study import PAYLOAD_TYPE, RECIPIENT_KEY_TYPE, RecipientKey, Study
+from kit import canonical, clock
+from pki import certificates, enrolment, identity, kem, keys, verification
+
+INVITED, REQUESTED, ACTIVE, REVOKED = "invited", "requested", "active", "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One hospital as the registry sees it."""
+
+    id: str
+    pseudonym: str
+    state: str
+    code: str | None
+    last_contact: str | None
+    certificate_expires: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentReply:
+    """What an enrolling site gets: certificates once confirmed."""
+
+    confirmed: bool
+    tls_chain: bytes
+    signing_chain: bytes
+    pseudonym: str
+
+
+def issue_token(coordinator: Coordinator, site: str) -> enrolment.Token:
+    """Invite a site: returns the token (sensitive), keeps its hash for 24 hours.
+
+    Inviting an invited or revoked site again replaces what was there.
+
+    Raises:
+        StateError: the site is enrolled already.
+    """
+    who = identity.site(coordinator.config.federation, site)
+    secret = enrolment.new_secret()
+    with coordinator.write() as tx:
+        row = tx.one(sa.select(state.sites).where(state.sites.c.id == site))
+        if row is not None and row.state in (ACTIVE, REQUESTED):
+            raise StateError(
+                f"site `{site}` is {row.state} already",
+                hint=f"run `coordinator sites revoke {site}` first",
+            )
+        expires = tx.now + enrolment.TOKEN_LIFETIME
+        pseudonym = row.pseudonym if row is not None else f"s-{secrets.token_hex(6)}"
+        tx.execute(sa.delete(state.sites).where(state.sites.c.id == site))
+        tx.execute(
+            sa.insert(state.sites).values(
+                id=site,
+                pseudonym=pseudonym,
+                state=INVITED,
+                token_hash=enrolment.secret_hash(secret),
+                token_expires=clock.rfc3339(expires),
+                ledger_counter=row.ledger_counter if row is not None else 0,
+            )
+        )
+        tx.record(Kind.TOKEN_ISSUED, enrolment.secret_hash(secret), site=pseudonym)
+    settings = coordinator.config
+    host = settings.hosts.split(",")[0].strip()
+    return enrolment.Token(
+        site=who.name,
+        secret=secret,
+        enrol_address=f"{host}:{settings.enrol_port}",
+        exchange_address=f"{host}:{settings.exchange_port}",
+        expires=expires,
+        pins=pins(coordinator),
+    )
+
+
+def pins(coordinator: Coordinator) -> enrolment.Pins:
+    """Return what every site of this federation pins."""
+    return enrolment.Pins(
+        federation=coordinator.config.federation,
+        root_der=certificates.der(coordinator.root),
+        study_key=keys.public_bytes(coordinator.study_key),
+        log_origin=coordinator.log_origin,
+        log_key=keys.public_bytes(coordinator.log_key),
+    )
+
+
+def enrol(
+    coordinator: Coordinator,
+    *,
+    secret: bytes,
+    tls_request: bytes,
+    signing_request: bytes,
+    witness_key: bytes,
+) -> EnrolmentReply:
+    """Take a site's request, or say where it stands; every name in the requests is ignored.
+
+    The first request burns the token and binds it to these keys. The same request may be repeated
+    until a person confirms it. A second, different request on a used token is an alarm: the site
+    is revoked, because one of the two holds a stolen token (A13).
+
+    Raises:
+        NotAllowedError: unknown, expired or reused token.
+        IdentityError: a request does not prove its key.
+    """
+    certificates.requested_tls_key(tls_request)
+    certificates.requested_signing_key(signing_request)
+    keys.verifying_key(witness_key)
+    code = enrolment.confirmation_code(tls_request, signing_request, witness_key)
+    reused = False
+    with coordinator.write() as tx:
+        row = tx.one(
+            sa.select(state.sites).where(
+                state.sites.c.token_hash == enrolment.secret_hash(secret),
+                state.sites.c.state != REVOKED,
+            )
+        )
+        if row is None:
+            raise NotAllowedError(
+                "this enrolment token is not known here or was used up",
+                hint="ask the coordinator for a new token",
+            )
+        if row.state == INVITED:
+            _take_request(tx, row, code, tls_request, signing_request, witness_key)
+        elif row.code != code:
+            _revoke_row(tx, row)
+            reused = True
+    if reused:
+        raise NotAllowedError(
+            "this enrolment token was used with other keys; the site is revoked",
+            hint="find out who holds a copy of the token, then ask for a new one",
+        )
+    if row.state != ACTIVE:
+        return EnrolmentReply(confirmed=False, tls_chain=b"", signing_chain=b"", pseudonym="")
+    return EnrolmentReply(
+        confirmed=True,
+        tls_chain=row.tls_chain,
+        signing_chain=row.signing_chain,
+        pseudonym=row.pseudonym,
+    )
+
+
+def _take_request(
+    tx: Transaction,
+    row: sa.Row[Any],
+    code: str,
+    tls_request: bytes,
+    signing_request: bytes,
+    witness_key: bytes,
+) -> None:
+    if tx.now > clock.parse_rfc3339(row.token_expires):
+        raise NotAllowedError(
+            "this enrolment token has expired", hint="ask the coordinator for a new token"
+        )
+    tx.execute(
+        sa.update(state.sites)
+        .where(state.sites.c.id == row.id)
+        .values(
+            state=REQUESTED,
+            code=code,
+            tls_request=tls_request,
+            signing_request=signing_request,
+            witness_key=witness_key,
+        )
+    )
+    request = canonical.digest(tls_request + signing_request + witness_key)
+    tx.record(Kind.SITE_REQUESTED, request, site=row.pseudonym)
+
+
+def confirm(coordinator: Coordinator, site: str, code: str) -> Site:
+    """Issue a requesting site's certificates after its operator read out the code.
+
+    Raises:
+        NotFoundError: no such site.
+        StateError: it has not asked yet, or the code is not the one of its keys.
+    """
+    with coordinator.write() as tx:
+        row = _site_row(tx, site)
+        if row.state != REQUESTED:
+            raise StateError(f"site `{site}` is {row.state}, not waiting for confirmation")
+        if code.strip().upper() != row.code:
+            raise StateError(
+                f"the code is not that of the request from `{site}`",
+                hint="somebody else may have used the token: compare again, then revoke the site",
+            )
+        who = identity.site(coordinator.config.federation, site)
+        issuing = coordinator.issuing
+        tls = certificates.issue_tls_client(
+            issuing, who, certificates.requested_tls_key(row.tls_request), now=tx.now
+        )
+        signing = certificates.issue_signing(
+            issuing, who, certificates.requested_signing_key(row.signing_request), now=tx.now
+        )
+        tx.execute(
+            sa.update(state.sites)
+            .where(state.sites.c.id == site)
+            .values(
+                state=ACTIVE,
+                tls_chain=certificates.pem(tls, issuing.certificate),
+                signing_chain=certificates.pem(signing, issuing.certificate),
+                tls_fingerprint=certificates.fingerprint(tls),
+                signing_fingerprint=certificates.fingerprint(signing),
+            )
+        )
+        fingerprint = certificates.fingerprint(signing)
+        tx.record(Kind.SITE_CONFIRMED, fingerprint, site=row.pseudonym)
+        for study in tx.all(sa.select(state.studies).where(state.studies.c.open)):
+            _add_recipient_key(coordinator, tx, Study.from_bytes(study.manifest), site)
+        return _site(_site_row(tx, site))
+
+
+def renew(coordinator: Coordinator, site: str, tls_request: bytes) -> bytes:
+    """Return a fresh TLS chain (PEM) for a site's fresh key.
+
+    Raises:
+        IdentityError: the request does not prove its key.
+        NotAllowedError: the site is not active.
+    """
+    key = certificates.requested_tls_key(tls_request)
+    with coordinator.write() as tx:
+        row = active_site(tx, site)
+        who = identity.site(coordinator.config.federation, site)
+        leaf = certificates.issue_tls_client(coordinator.issuing, who, key, now=tx.now)
+        chain = certificates.pem(leaf, coordinator.issuing.certificate)
+        fingerprint = certificates.fingerprint(leaf)
+        tx.execute(
+            sa.update(state.sites)
+            .where(state.sites.c.id == site)
+            .values(tls_chain=chain, tls_fingerprint=fingerprint, tls_previous=row.tls_fingerprint)
+        )
+        tx.record(Kind.CERTIFICATE_RENEWED, fingerprint, site=row.pseudonym)
+    return chain
+
+
+def revoke_site(coordinator: Coordinator, site: str) -> Site:
+    """Shut a site out from its next call on; its blueprints are revoked one by one, by choice.
+
+    Raises:
+        NotFoundError: no such site.
+    """
+    with coordinator.write() as tx:
+        row = _site_row(tx, site)
+        if row.state != REVOKED:
+            _revoke_row(tx, row)
+        return _site(_site_row(tx, site))
+
+
+def _revoke_row(tx: Transaction, row: sa.Row[Any]) -> None:
+    tx.execute(sa.update(state.sites).where(state.sites.c.id == row.id).values(state=REVOKED))
+    subject = row.signing_fingerprint or row.token_hash
+    tx.record(Kind.SITE_REVOKED, subject, site=row.pseudonym)
+
+
+def list_sites(coordinator: Coordinator) -> list[Site]:
+    """Return every site, by id."""
+    with coordinator.state.read() as tx:
+        return [_site(row) for row in tx.all(sa.select(state.sites).order_by(state.sites.c.id))]
+
+
+def active_site(tx: Transaction, site: str) -> sa.Row[Any]:
+    """Return the row of a site that may act.
+
+    Raises:
+        NotAllowedError: unknown, not confirmed or revoked.
+    """
+    row = tx.one(sa.select(state.sites).where(state.sites.c.id == site))
+    if row is None or row.state != ACTIVE:
+        raise NotAllowedError(
+            f"site `{site}` is not enrolled or was revoked", hint="ask the coordinator"
+        )
+    return row
+
+
+def authenticate(coordinator: Coordinator, chain: Sequence[x509.Certificate]) -> str:
+    """Return the site that a TLS client chain proves, checked anew at every call.
+
+    Raises:
+        IdentityError: the chain does not prove a site of this federation.
+        NotAllowedError: the site is not active, or this is not its current certificate.
+    """
+    who = verification.verify_tls_client(chain, root=coordinator.root, now=coordinator.now())
+    if who.role is not identity.Role.SITE or who.federation != coordinator.config.federation:
+        raise NotAllowedError("the certificate is not that of a site of this federation")
+    fingerprint = certificates.fingerprint(chain[0])
+    with coordinator.state.read() as tx:
+        row = active_site(tx, who.name)
+    if fingerprint not in (row.tls_fingerprint, row.tls_previous):
+        raise NotAllowedError("the certificate is not the current one of this site")
+    if row.tls_previous is not None and fingerprint == row.tls_fingerprint:
+        with coordinator.write() as tx:
+            tx.execute(
+                sa.update(state.sites)
+                .where(state.sites.c.id == who.name, state.sites.c.tls_fingerprint == fingerprint)
+                .values(tls_previous=None)
+            )
+    return who.name
+
+
+def touch(tx: Transaction, site: str) -> None:
+    """Note when a site was last here."""
+    tx.execute(
+        sa.update(state.sites)
+        .where(state.sites.c.id == site)
+        .values(last_contact=clock.rfc3339(tx.now))
+    )
+
+
+def create_study(coordinator: Coordinator, study: Study) -> str:
+    """Sign and open a study for every enrolled site; returns its digest.
+
+    Raises:
+        StateError: a study of this id exists, or it names an unknown architecture.
+        FormatError: the manifest is off.
+    """
+    manifest = study.to_bytes()
+    Study.from_bytes(manifest)
+    if study.federation != coordinator.config.federation:
+        raise StateError("the study names another federation")
+    tables = _tensor_tables(study)
+    key = coordinator.study_key
+    keyid = canonical.digest(keys.public_bytes(key))
+    with coordinator.write() as tx:
+        if tx.one(sa.select(state.studies).where(state.studies.c.id == study.id)):
+            raise StateError(f"study `{study.id}` exists already")
+        coordinator.save_study_secret(study.digest, secrets.token_bytes(32))
+        tx.execute(
+            sa.insert(state.studies).values(
+                digest=study.digest,
+                id=study.id,
+                envelope=dsse.sign(manifest, PAYLOAD_TYPE, key, keyid=keyid),
+                manifest=manifest,
+                tables=json.dumps(tables),
+                open=True,
+            )
+        )
+        tx.record(Kind.STUDY_CREATED, study.digest, round=study.round)
+        for row in tx.all(sa.select(state.sites).where(state.sites.c.state == ACTIVE)):
+            _add_recipient_key(coordinator, tx, study, row.id)
+    return study.digest
+
+
+def _tensor_tables(study: Study) -> dict[str, object]:
+    """Return preset -> {table, embedding}: what torch-free checks compare payloads with."""
+    from federation.learning.generator import architecture as registry
+
+    tables: dict[str, object] = {}
+    for entry in study.architectures:
+        architecture = registry.architecture_for(study, entry.preset)
+        tables[entry.preset] = {
+            "table": registry.expected_tensors(architecture),
+            "embedding": registry.class_embedding_name(architecture),
+        }
+    return tables
+
+
+def rotate_recipient_key(
+    coordinator: Coordinator, tx: Transaction, study_digest: str, site: str
+) -> None:
+    """Give a site a fresh recipient key in a study; nothing is sealed to the old one any more.
+
+    The old seed stays until the revocation's grace period is over (A2).
+    """
+    study = find_study(tx, study_digest)
+    tx.execute(
+        sa.delete(state.recipient_keys).where(
+            state.recipient_keys.c.study_digest == study_digest,
+            state.recipient_keys.c.site == site,
+        )
+    )
+    if study.open:
+        _add_recipient_key(coordinator, tx, Study.from_bytes(study.manifest), site)
+
+
+def _add_recipient_key(coordinator: Coordinator, tx: Transaction, study: Study, site: str) -> None:
+    present = tx.one(
+        sa.select(state.recipient_keys.c.kid).where(
+            state.recipient_keys.c.study_digest == study.digest,
+            state.recipient_keys.c.site == site,
+        )
+    )
+    if present is not None:
+        return
+    public = payloads.new_recipient(coordinator)
+    document = RecipientKey(study_digest=study.digest, round=study.round, site=site, public=public)
+    key = coordinator.study_key
+    keyid = canonical.digest(keys.public_bytes(key))
+    tx.execute(
+        sa.insert(state.recipient_keys).values(
+            kid=kem.key_id(public),
+            study_digest=study.digest,
+            site=site,
+            envelope=dsse.sign(document.to_bytes(), RECIPIENT_KEY_TYPE, key, keyid=keyid),
+        )
+    )
+
+
+def find_study(tx: Transaction, name: str) -> sa.Row[Any]:
+    """Return the row of a study by id or digest.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    row = tx.one(
+        sa.select(state.studies).where(
+            (state.studies.c.id == name) | (state.studies.c.digest == name)
+        )
+    )
+    if row is None:
+        raise NotFoundError(
+            f"no study `{canonical.printable(name)}`", hint="see `coordinator study list`"
+        )
+    return row
+
+
+def list_studies(coordinator: Coordinator) -> list[tuple[Study, bool]]:
+    """Return every study and whether it is open."""
+    with coordinator.state.read() as tx:
+        rows = tx.all(sa.select(state.studies).order_by(state.studies.c.id))
+    return [(Study.from_bytes(row.manifest), row.open) for row in rows]
+
+
+def _site_row(tx: Transaction, site: str) -> sa.Row[Any]:
+    row = tx.one(sa.select(state.sites).where(state.sites.c.id == site))
+    if row is None:
+        raise NotFoundError(
+            f"no site `{canonical.printable(site)}`", hint="see `coordinator sites list`"
+        )
+    return row
+
+
+def _site(row: sa.Row[Any]) -> Site:
+    return Site(
+        id=row.id,
+        pseudonym=row.pseudonym,
+        state=row.state,
+        code=row.code,
+        last_contact=row.last_contact,
+        certificate_expires=_expiry(row.tls_chain),
+    )
+
+
+def _expiry(chain: bytes | None) -> str | None:
+    if not chain:
+        return None
+    moment: datetime = certificates.from_pem(chain)[0].not_valid_after_utc
+    return clock.rfc3339(moment)

@@ -1,0 +1,277 @@
+"""Review: what a person sees of a blueprint, and the signed record of what they decide."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from coordinator import payloads, registry, state
+from coordinator.context import Coordinator
+from coordinator.errors import NotFoundError, StateError
+from coordinator.state import Transaction
+from coordinator.submissions import IN_PLAY, BlueprintState
+from federation.auditlog.events import Kind
+from federation.blueprint import approval, weights
+from federation.blueprint.approval import Approval, Decision
+from federation.blueprint.statement import GaussianMechanism, Statement
+from federation.study import Study
+from kit import canonical, clock, seeds
+from pki import certificates, keys
+
+MIN_PREFIX = 6
+MAX_REASON_CHARACTERS = 500
+_SHEET_SAMPLER_STEPS = 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """One blueprint as its reviewers see it, in plain words."""
+
+    digest: str
+    site: str
+    study: str
+    state: str
+    reason: str
+    outputs: tuple[str, ...]
+    not_cross_checkable: tuple[str, ...]
+    privacy: str
+    gate: str
+    architecture: str
+    payload_bytes: int
+    issued: str
+    received: str | None
+    certificate: str
+    weights_sha256: str
+    decisions: tuple[str, ...]
+
+
+def list_reviews(coordinator: Coordinator) -> list[Review]:
+    """Return every blueprint, oldest first."""
+    table = state.blueprints
+    with coordinator.state.read() as tx:
+        rows = tx.all(sa.select(table).order_by(table.c.received, table.c.digest))
+        return [_review(tx, row) for row in rows if row.state != BlueprintState.RECEIVING]
+
+
+def show(coordinator: Coordinator, prefix: str) -> Review:
+    """Return one blueprint.
+
+    Raises:
+        NotFoundError: none or several begin with `prefix`.
+    """
+    with coordinator.state.read() as tx:
+        return _review(tx, find(tx, prefix))
+
+
+def sample_sheet(coordinator: Coordinator, prefix: str, *, per_class: int = 8) -> bytes:
+    """Return a PNG with samples of every declared class, rendered now and kept nowhere.
+
+    The seeds derive from the study's secret, so a site cannot choose what is seen (A6).
+
+    Raises:
+        NotFoundError: no such blueprint, or its key was destroyed.
+    """
+    import torch
+
+    from federation.learning.generator import architecture as registry_of_networks
+    from federation.learning.generator.sampler import sample
+    from federation.learning.generator.sheet import sheet_png
+
+    with coordinator.state.read() as tx:
+        row = find(tx, prefix)
+        study_row = registry.find_study(tx, row.study_digest)
+    statement = Statement.from_bytes(row.statement)
+    study = Study.from_bytes(study_row.manifest)
+    table = tensor_table(study_row, statement)
+    architecture = registry_of_networks.Architecture.from_table(statement.architecture)
+    network = registry_of_networks.build_network(architecture)
+    arrays = payloads.open_weights(coordinator, statement, table)
+    registry_of_networks.load_weights(network, arrays)
+    secret = coordinator.study_secret(study.digest)
+    samples = {}
+    for label in statement.outputs:
+        images = sample(
+            network,
+            architecture,
+            torch.full((per_class,), study.classes.index(label)),
+            seed=seeds.seed(secret, row.weights_sha256, label, "review"),
+            steps=_SHEET_SAMPLER_STEPS,
+            batch_size=per_class,
+        )
+        samples[label] = images.numpy()
+    return sheet_png(samples)
+
+
+def decide(
+    coordinator: Coordinator,
+    prefix: str,
+    decision: Decision,
+    *,
+    reviewer_key: keys.SigningKey,
+    reason: str,
+) -> Review:
+    """Sign and record one reviewer's approval or rejection; a quorum changes the state.
+
+    Raises:
+        NotFoundError: no such blueprint.
+        StateError: it is not pending.
+        FormatError: the key is no reviewer's of this study.
+    """
+    with coordinator.write() as tx:
+        row = find(tx, prefix)
+        if row.state != BlueprintState.PENDING:
+            raise StateError(f"blueprint `{row.digest[:16]}` is {row.state}, not pending")
+        study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
+        records = record_decision(tx, row, study, decision, reviewer_key, reason)
+        if approval.has_quorum(records, study, decision):
+            _conclude(tx, row, decision)
+        result = _review(tx, find(tx, row.digest))
+    if result.state == BlueprintState.REJECTED:
+        payloads.destroy(coordinator, row.digest)
+    return result
+
+
+def record_decision(
+    tx: Transaction,
+    row: sa.Row[Any],
+    study: Study,
+    decision: Decision,
+    reviewer_key: keys.SigningKey,
+    reason: str,
+) -> list[Approval]:
+    """Sign, check and keep one decision; returns all decisions on this blueprint.
+
+    Raises:
+        FormatError: the key is no reviewer's of this study.
+        StateError: this reviewer decided so before.
+    """
+    salt = os.urandom(approval.SALT_BYTES)
+    reason = canonical.printable(reason, width=MAX_REASON_CHARACTERS)
+    public = keys.public_bytes(reviewer_key).hex()
+    name = next((r.name for r in study.reviewers if r.public_key == public), "unknown")
+    record = Approval(
+        blueprint=row.digest,
+        study=study.digest,
+        decision=decision,
+        reason_commitment=approval.commitment(reason, salt),
+        time=clock.rfc3339(tx.now),
+        scheme=approval.SCHEME,
+        reviewer=name,
+    )
+    envelope = record.sign(reviewer_key)
+    Approval.verify(envelope, study=study, blueprint=row.digest)
+    table = state.approvals
+    same = (table.c.blueprint == row.digest) & (table.c.reviewer == name)
+    if tx.one(sa.select(table).where(same & (table.c.decision == decision))) is not None:
+        raise StateError(f"reviewer `{name}` decided to {decision} this blueprint before")
+    tx.execute(
+        sa.insert(table).values(
+            blueprint=row.digest,
+            reviewer=name,
+            decision=decision,
+            envelope=envelope,
+            reason=reason,
+            salt=salt,
+        )
+    )
+    tx.record(
+        Kind.APPROVAL_RECORDED,
+        row.digest,
+        actor="reviewer",
+        decision=str(decision),
+        record=canonical.digest(envelope),
+        key=canonical.digest(bytes.fromhex(public)),
+        reason=record.reason_commitment,
+    )
+    return _decisions(tx, row.digest, study)
+
+
+def _conclude(tx: Transaction, row: sa.Row[Any], decision: Decision) -> None:
+    approved = decision is Decision.APPROVE
+    new_state = BlueprintState.APPROVED if approved else BlueprintState.REJECTED
+    kind = Kind.BLUEPRINT_APPROVED if approved else Kind.BLUEPRINT_REJECTED
+    tx.execute(
+        sa.update(state.blueprints)
+        .where(state.blueprints.c.digest == row.digest)
+        .values(state=new_state, reason="" if approved else "rejected by review")
+    )
+    tx.record(kind, row.digest, study=row.study_digest)
+
+
+def find(tx: Transaction, prefix: str) -> sa.Row[Any]:
+    """Return the row of the one blueprint whose digest begins with `prefix`.
+
+    Raises:
+        NotFoundError: none or several do.
+    """
+    if len(prefix) < MIN_PREFIX or not set(prefix) <= set("0123456789abcdef"):
+        raise NotFoundError(
+            f"`{canonical.printable(prefix)}` is not a digest",
+            hint=f"give at least {MIN_PREFIX} of its first digits; see `coordinator list`",
+        )
+    table = state.blueprints
+    rows = tx.all(sa.select(table).where(table.c.digest.startswith(prefix)).limit(2))
+    if len(rows) != 1:
+        many = "several blueprints begin" if rows else "no blueprint begins"
+        raise NotFoundError(f"{many} with `{prefix}`", hint="see `coordinator list`")
+    return rows[0]
+
+
+def tensor_table(study_row: sa.Row[Any], statement: Statement) -> dict[str, Any]:
+    """Return the exact tensor table of a statement's architecture."""
+    layout = json.loads(study_row.tables)[statement.architecture["preset"]]
+    return weights.table_from_json(layout["table"])
+
+
+def _decisions(tx: Transaction, digest: str, study: Study) -> list[Approval]:
+    rows = tx.all(sa.select(state.approvals).where(state.approvals.c.blueprint == digest))
+    return [Approval.verify(row.envelope, study=study, blueprint=digest) for row in rows]
+
+
+def _review(tx: Transaction, row: sa.Row[Any]) -> Review:
+    statement = Statement.from_bytes(row.statement)
+    study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
+    decisions = _decisions(tx, row.digest, study)
+    return Review(
+        digest=row.digest,
+        site=row.site,
+        study=study.id,
+        state=row.state,
+        reason=row.reason,
+        outputs=statement.outputs,
+        not_cross_checkable=_sole_classes(tx, row, statement),
+        privacy=_privacy_words(statement),
+        gate="the site's own tests passed" if statement.gate.passed else "the site's tests failed",
+        architecture=" ".join(str(v) for _, v in sorted(statement.architecture.items())),
+        payload_bytes=statement.plaintext_length,
+        issued=statement.issued,
+        received=row.received,
+        certificate=certificates.fingerprint(certificates.from_pem(row.signing_chain)[0]),
+        weights_sha256=row.weights_sha256,
+        decisions=tuple(f"{d.reviewer}: {d.decision} at {d.time}" for d in decisions),
+    )
+
+
+def _privacy_words(statement: Statement) -> str:
+    mechanism: GaussianMechanism | None = statement.privacy.gaussian
+    if mechanism is None:
+        return "contains personal data: trained without differential privacy"
+    return (
+        f"epsilon {mechanism.epsilon:g}, delta {mechanism.delta:g} per {statement.privacy.unit};"
+        " declared by the site, arithmetic rechecked"
+    )
+
+
+def _sole_classes(tx: Transaction, row: sa.Row[Any], statement: Statement) -> tuple[str, ...]:
+    table = state.blueprints
+    others = tx.all(
+        sa.select(table.c.statement).where(
+            table.c.study_digest == row.study_digest,
+            table.c.site != row.site,
+            table.c.state.in_(IN_PLAY),
+        )
+    )
+    elsewhere = {label for o in others for label in Statement.from_bytes(o.statement).outputs}
+    return tuple(label for label in statement.outputs if label not in elsewhere)

@@ -1,0 +1,195 @@
+"""Revocation: out of use at once, shredded after the grace period, descendants withdrawn.
+
+The next build of the study does not know the blueprint: no seed, order, label or weight of it
+depends on what was revoked, so the release is the one of a federation that never had it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography import x509
+
+from coordinator import payloads, registry, reviews, state
+from coordinator.context import Coordinator
+from coordinator.errors import NotAllowedError, StateError
+from coordinator.state import Transaction
+from coordinator.submissions import BlueprintState
+from federation.auditlog.events import Kind
+from federation.blueprint import approval
+from federation.blueprint.approval import Decision
+from federation.release.lineage import Lineage
+from federation.release.statement import WITHDRAWAL_TYPE, Withdrawal, open_signed
+from federation.study import Study
+from kit import canonical, clock
+from pki import certificates, identity, keys
+
+REVOCABLE = (BlueprintState.RECEIVED, BlueprintState.PENDING, BlueprintState.APPROVED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """What a revocation did, or will do once the quorum is reached."""
+
+    blueprint: str
+    done: bool
+    withdrawn_releases: tuple[str, ...]
+    destroy_after: str | None
+
+
+def preview(coordinator: Coordinator, prefix: str) -> Revocation:
+    """Return what revoking a blueprint would take along, without doing it.
+
+    Raises:
+        NotFoundError: no such blueprint.
+    """
+    with coordinator.state.read() as tx:
+        row = reviews.find(tx, prefix)
+        return Revocation(
+            blueprint=row.digest,
+            done=False,
+            withdrawn_releases=_releases_of(tx, row.digest),
+            destroy_after=None,
+        )
+
+
+def revoke(
+    coordinator: Coordinator, prefix: str, *, reviewer_key: keys.SigningKey, reason: str
+) -> Revocation:
+    """Record a reviewer's decision to revoke; the study's quorum makes it so.
+
+    Raises:
+        NotFoundError: no such blueprint.
+        StateError: it is in no state to be revoked.
+    """
+    with coordinator.write() as tx:
+        row = reviews.find(tx, prefix)
+        _check_revocable(row)
+        study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
+        records = reviews.record_decision(tx, row, study, Decision.REVOKE, reviewer_key, reason)
+        falling = _releases_of(tx, row.digest)
+        done = approval.has_quorum(records, study, Decision.REVOKE)
+        after = _take_out(coordinator, tx, row) if done else None
+    destroy_due(coordinator)
+    return Revocation(
+        blueprint=row.digest, done=done, withdrawn_releases=falling, destroy_after=after
+    )
+
+
+def withdraw(
+    coordinator: Coordinator, site: str, envelope: bytes, chain: Sequence[x509.Certificate]
+) -> str:
+    """Revoke a site's own blueprint on its signed word; returns the blueprint's digest.
+
+    Raises:
+        FormatError: the withdrawal is off, or not signed by this site (A3).
+        NotAllowedError: the blueprint is another site's, or the certificate not the current one.
+        StateError: it is in no state to be revoked.
+    """
+    signer = identity.site(coordinator.config.federation, site)
+    payload = open_signed(
+        envelope,
+        WITHDRAWAL_TYPE,
+        chain,
+        signer=signer,
+        root=coordinator.root,
+        now=coordinator.now(),
+    )
+    order = Withdrawal.from_bytes(payload)
+    with coordinator.write() as tx:
+        site_row = registry.active_site(tx, site)
+        if certificates.fingerprint(chain[0]) != site_row.signing_fingerprint:
+            raise NotAllowedError("the signing certificate is not the current one of this site")
+        row = reviews.find(tx, order.blueprint)
+        if row.site != site or row.study_digest != order.study_digest:
+            raise NotAllowedError("this site has no such blueprint")
+        if row.state != BlueprintState.REVOKED:
+            _check_revocable(row)
+            _take_out(coordinator, tx, row, actor=site_row.pseudonym, order=envelope)
+    destroy_due(coordinator)
+    return order.blueprint
+
+
+def destroy_due(coordinator: Coordinator) -> int:
+    """Shred every revoked blueprint whose grace period is over; returns how many."""
+    table = state.blueprints
+    with coordinator.state.read() as tx:
+        due = tx.all(
+            sa.select(table).where(
+                table.c.state == BlueprintState.REVOKED,
+                table.c.destroyed.is_(None),
+                table.c.destroy_after <= clock.rfc3339(tx.now),
+            )
+        )
+    for row in due:
+        payloads.destroy(coordinator, row.digest)
+        payloads.keystore(coordinator).destroy(payloads.RECIPIENT, row.kid)
+        with coordinator.write() as tx:
+            changed = tx.execute(
+                sa.update(table)
+                .where(table.c.digest == row.digest, table.c.destroyed.is_(None))
+                .values(destroyed=clock.rfc3339(tx.now))
+            )
+            if changed.rowcount:
+                tx.record(Kind.KEY_DESTROYED, row.digest)
+        for release in _withdrawn_releases(coordinator, row.digest):
+            coordinator.home.release(release).unlink(missing_ok=True)
+    return len(due)
+
+
+def _check_revocable(row: sa.Row[Any]) -> None:
+    if row.state not in REVOCABLE:
+        raise StateError(
+            f"blueprint `{row.digest[:16]}` is {row.state}; there is nothing to revoke"
+        )
+
+
+def _take_out(
+    coordinator: Coordinator,
+    tx: Transaction,
+    row: sa.Row[Any],
+    *,
+    actor: str = "coordinator",
+    order: bytes | None = None,
+) -> str:
+    grace = timedelta(hours=coordinator.config.revocation_grace_hours)
+    after = clock.rfc3339(tx.now + grace)
+    tx.execute(
+        sa.update(state.blueprints)
+        .where(state.blueprints.c.digest == row.digest)
+        .values(
+            state=BlueprintState.REVOKED, reason="revoked", destroy_after=after, wrapped_key=None
+        )
+    )
+    details = {"order": canonical.digest(order)} if order is not None else {}
+    tx.record(Kind.BLUEPRINT_REVOKED, row.digest, actor=actor, study=row.study_digest, **details)
+    for release in _releases_of(tx, row.digest):
+        tx.execute(
+            sa.update(state.releases)
+            .where(state.releases.c.digest == release)
+            .values(withdrawn=True)
+        )
+        tx.record(Kind.RELEASE_WITHDRAWN, release, blueprint=row.digest)
+    tx.put("revocations", str(int(tx.get("revocations") or 0) + 1))
+    registry.rotate_recipient_key(coordinator, tx, row.study_digest, row.site)
+    return after
+
+
+def _releases_of(tx: Transaction, digest: str) -> tuple[str, ...]:
+    edges = frozenset((r.ancestor, r.descendant) for r in tx.all(sa.select(state.lineage)))
+    fallen = Lineage(edges).descendants(digest)
+    table = state.releases
+    rows = tx.all(sa.select(table.c.digest).where(table.c.withdrawn.is_(False)))
+    return tuple(sorted(row.digest for row in rows if row.digest in fallen))
+
+
+def _withdrawn_releases(coordinator: Coordinator, digest: str) -> list[str]:
+    with coordinator.state.read() as tx:
+        edges = frozenset((r.ancestor, r.descendant) for r in tx.all(sa.select(state.lineage)))
+        rows = tx.all(
+            sa.select(state.releases.c.digest).where(state.releases.c.withdrawn.is_(True))
+        )
+    fallen = Lineage(edges).descendants(digest)
+    return [row.digest for row in rows if row.digest in fallen]

@@ -1,0 +1,273 @@
+"""State: one SQL database, one writer at a time, and the log in the same transaction.
+
+Invariants:
+
+- A transition and its log entry commit together or not at all.
+- `log` rows are never updated or deleted (the database itself refuses).
+- Every write goes through `State.write`, which holds the database's write lock: a command line
+  beside a running server waits its turn.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from federation.auditlog import merkle
+from federation.auditlog.events import Event, Kind
+from kit import clock
+from kit.errors import KitError
+
+SCHEMA_VERSION = 1
+_BUSY_TIMEOUT_MS = 30_000
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+log = sa.Table(
+    "log",
+    metadata,
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("leaf", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("subject", sa.String, nullable=False, index=True),
+)
+sites = sa.Table(
+    "sites",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("pseudonym", sa.String, nullable=False, unique=True),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("token_hash", sa.String, nullable=False, unique=True),
+    sa.Column("token_expires", sa.String, nullable=False),
+    sa.Column("code", sa.String),
+    sa.Column("tls_request", sa.LargeBinary),
+    sa.Column("signing_request", sa.LargeBinary),
+    sa.Column("witness_key", sa.LargeBinary),
+    sa.Column("tls_chain", sa.LargeBinary),
+    sa.Column("signing_chain", sa.LargeBinary),
+    sa.Column("tls_fingerprint", sa.String),
+    sa.Column("tls_previous", sa.String),  # accepted until the renewed certificate is first used
+    sa.Column("signing_fingerprint", sa.String),
+    sa.Column("ledger_counter", sa.Integer, nullable=False, default=0),
+    sa.Column("last_contact", sa.String),
+)
+studies = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("manifest", sa.LargeBinary, nullable=False),
+    sa.Column("tables", sa.Text, nullable=False),
+    sa.Column("open", sa.Boolean, nullable=False),
+)
+recipient_keys = sa.Table(
+    "recipient_keys",
+    metadata,
+    sa.Column("kid", sa.String, primary_key=True),
+    sa.Column("study_digest", sa.String, nullable=False),
+    sa.Column("site", sa.String, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("study_digest", "site"),
+)
+blueprints = sa.Table(
+    "blueprints",
+    metadata,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("site", sa.String, nullable=False, index=True),
+    sa.Column("study_digest", sa.String, nullable=False, index=True),
+    sa.Column("kid", sa.String, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False, default=""),
+    sa.Column("statement", sa.LargeBinary, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("signing_chain", sa.LargeBinary, nullable=False),
+    sa.Column("wrapped_key", sa.LargeBinary),
+    sa.Column("weights_sha256", sa.String, nullable=False, index=True),
+    sa.Column("received", sa.String),
+    sa.Column("destroy_after", sa.String),
+    sa.Column("destroyed", sa.String),
+)
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("blueprint", sa.String, primary_key=True),
+    sa.Column("reviewer", sa.String, primary_key=True),
+    sa.Column("decision", sa.String, primary_key=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+)
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("study_digest", sa.String, nullable=False, index=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("plan", sa.LargeBinary, nullable=False),
+    sa.Column("card", sa.Text, nullable=False),
+    sa.Column("published", sa.String, nullable=False),
+    sa.Column("withdrawn", sa.Boolean, nullable=False, default=False),
+)
+lineage = sa.Table(
+    "lineage",
+    metadata,
+    sa.Column("ancestor", sa.String, primary_key=True),
+    sa.Column("descendant", sa.String, primary_key=True),
+)
+
+_APPEND_ONLY = [
+    f"CREATE TRIGGER IF NOT EXISTS log_no_{verb} BEFORE {verb} ON log "
+    "BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
+    for verb in ("update", "delete")
+]
+
+
+class Transaction:
+    """One unit of work; what it logs and what it changes commit together."""
+
+    def __init__(self, connection: sa.Connection, now: datetime) -> None:
+        self.connection = connection
+        self.now = now
+
+    def execute(self, statement: sa.Executable) -> sa.CursorResult[Any]:
+        """Run one statement."""
+        return self.connection.execute(statement)
+
+    def one(self, statement: sa.Select[Any]) -> sa.Row[Any] | None:
+        """Return the first row or None."""
+        return self.connection.execute(statement).first()
+
+    def all(self, statement: sa.Select[Any]) -> list[sa.Row[Any]]:
+        """Return all rows."""
+        return list(self.connection.execute(statement))
+
+    def record(
+        self, kind: Kind, subject: str, *, actor: str = "coordinator", **details: Any
+    ) -> None:
+        """Append one event to the log.
+
+        Raises:
+            FormatError: a detail has no place in the log.
+        """
+        event = Event(
+            kind=kind, time=clock.rfc3339(self.now), subject=subject, actor=actor, details=details
+        )
+        leaf = event.to_leaf()
+        position = self.connection.scalar(sa.select(sa.func.count()).select_from(log)) or 0
+        row = {"position": position, "leaf": leaf, "hash": merkle.leaf_hash(leaf)}
+        self.execute(sa.insert(log).values(**row, subject=subject))
+
+    def leaf_hashes(self) -> list[bytes]:
+        """Return every leaf hash in log order."""
+        return [row.hash for row in self.all(sa.select(log.c.hash).order_by(log.c.position))]
+
+    def get(self, name: str) -> str | None:
+        """Return one value of the meta table."""
+        return self.connection.scalar(sa.select(meta.c.value).where(meta.c.name == name))
+
+    def put(self, name: str, value: str) -> None:
+        """Set one value of the meta table."""
+        self.execute(sa.delete(meta).where(meta.c.name == name))
+        self.execute(sa.insert(meta).values(name=name, value=value))
+
+
+class State:
+    """The coordinator's database."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def create(cls, path: Path) -> "State":
+        """Create an empty database, readable by its owner only."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        state = cls(_engine(path))
+        with state.write(clock.utc_now()) as tx:
+            metadata.create_all(tx.connection)
+            for trigger in _APPEND_ONLY:
+                tx.execute(sa.text(trigger))
+            tx.put("schema", str(SCHEMA_VERSION))
+        return state
+
+    @classmethod
+    def open(cls, path: Path) -> "State":
+        """Open an existing database.
+
+        Raises:
+            KitError: it was written by another version of the kit.
+        """
+        state = cls(_engine(path))
+        with state.read() as tx:
+            version = tx.get("schema")
+        if version != str(SCHEMA_VERSION):
+            raise KitError(
+                f"the coordinator's state has schema version {version}, not {SCHEMA_VERSION}",
+                hint="use the version of the kit that wrote it",
+            )
+        return state
+
+    @contextmanager
+    def write(self, now: datetime) -> Iterator[Transaction]:
+        """Run a block under the write lock; commits at the end, rolls back on any error.
+
+        Raises:
+            KitError: another writer held the lock too long, or the disk is full.
+        """
+        with self._transaction(writer=True, now=now) as transaction:
+            yield transaction
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Run a block on one consistent snapshot."""
+        with self._transaction(writer=False, now=clock.utc_now()) as transaction:
+            yield transaction
+
+    @contextmanager
+    def _transaction(self, *, writer: bool, now: datetime) -> Iterator[Transaction]:
+        try:
+            options = {"writer": writer}
+            with self._engine.execution_options(**options).begin() as connection:
+                yield Transaction(connection, now)
+        except sa.exc.OperationalError as error:
+            text = str(error.orig)
+            hint = "free some space and run the same command again" if "full" in text else None
+            raise KitError(f"the coordinator's state cannot be used: {text}", hint=hint) from error
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def _engine(path: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where `begin` below says
+        for pragma in (
+            f"busy_timeout={_BUSY_TIMEOUT_MS}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "secure_delete=ON",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: sa.Connection) -> None:
+        writer = connection.get_execution_options().get("writer", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+    return engine

@@ -1,0 +1,280 @@
+"""The training loop, private and not: the same network, average, checkpoints and files.
+
+Invariants:
+
+- A step is charged, durably, after its gradients are known to be finite and before its noisy
+  update is applied. After a crash the steps charged since the last checkpoint are lost, never
+  repeated: training goes on at the number of charged steps.
+- Nothing private stops or steers training: the number of steps is the plan's.
+"""
+
+import copy
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from edge_agent.datasets.examples import Cohort
+from edge_agent.training import checkpoint, gradients
+from edge_agent.training.checkpoint import TrainState
+from edge_agent.training.noise import secret_uniform
+from edge_agent.training.optimizer import SecretNoiseOptimizer
+from edge_agent.training.plan import PrivacyPlan
+from edge_agent.training.recipe import Recipe
+from edge_agent.training.sampler import image_draws, poisson_draw, unit_table
+from federation.accounting import epsilon_of, rdp_curve
+from federation.learning.generator import edm
+from federation.learning.generator.architecture import Architecture, build_network
+from kit.errors import InterruptedRunError, KitError
+from kit.progress import Progress
+
+CHECKPOINT_EVERY_S = 5.0
+ROWS_PER_PASS = 128  # rows that go through the network at once: what fits a processor's cache
+_ROWS_PER_PASS_CUDA = 4096
+_RESUME_HINT = "run the same command again to go on"
+
+ProgressFactory = Callable[[str, int, int], Progress]
+
+
+class StepLedger(Protocol):
+    """The account that a private run's steps are charged to."""
+
+    @property
+    def charged(self) -> int:
+        """Steps charged so far, in this process or an earlier one."""
+
+    def charge(self, steps: int) -> None:
+        """Charge `steps` more, on disk before it returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything one training needs; `plan` and `ledger` are None without privacy."""
+
+    folder: Path
+    architecture: Architecture
+    cohort: Cohort
+    recipe: Recipe
+    steps: int
+    flip: bool
+    plan: PrivacyPlan | None
+    ledger: StepLedger | None
+    progress: ProgressFactory
+
+
+def train(job: Job) -> TrainState:
+    """Train to the last step, from the checkpoint of `job.folder` if there is one.
+
+    Raises:
+        KitError: the loss is not finite, or ledger and checkpoint contradict each other.
+        InterruptedRunError: ctrl-C; the checkpoint holds the last whole step.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = _Batches(job, device)
+    state, update = _begin(job, device)
+    checkpoint.restore(job.folder, state)
+    first = _first_step(job, state)
+    spent = _epsilon_by_step(job.plan)
+    progress = job.progress("training", job.steps, first)
+    saved_at = started = time.monotonic()
+
+    with _deferred_interrupt() as is_interrupted:
+        for step in range(first, job.steps):
+            # gradients, then the charge, then the update
+            loss = update.gradients(data)
+            if not math.isfinite(loss):
+                raise KitError(
+                    f"the loss is not finite at step {step + 1}",
+                    hint="look at the images and the data report; nothing of this step was kept",
+                )
+            if job.ledger is not None:
+                job.ledger.charge(1)
+            update.apply()
+
+            # the average, which is all that ships
+            decay = min(job.recipe.ema_decay, (1 + step) / (10 + step))
+            _blend(state.average, state.network, decay)
+
+            # what the site sees: local metrics, progress, checkpoints
+            state.step = step + 1
+            figures = {"loss": f"{loss:.3f}"}
+            row: dict[str, Any] = {"step": state.step, "loss": round(loss, 6)}
+            if job.plan is not None:
+                row["epsilon"] = round(spent(state.step), 6)
+                figures["epsilon"] = f"{row['epsilon']:.2f}"
+            row["seconds"] = round(time.monotonic() - started, 3)
+            state.metrics.append(row)
+            progress.update(state.step, **figures)
+            if is_interrupted():
+                checkpoint.write(job.folder, state)
+                raise InterruptedRunError(
+                    f"stopped at step {state.step} of {job.steps}", hint=_RESUME_HINT
+                )
+            if time.monotonic() - saved_at >= CHECKPOINT_EVERY_S:
+                checkpoint.write(job.folder, state)
+                saved_at = time.monotonic()
+    checkpoint.write(job.folder, state)
+    return state
+
+
+class _Batches:
+    """The cohort on the device, and the draws from it."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self._images = torch.from_numpy(job.cohort.images)
+        self._labels = torch.from_numpy(job.cohort.labels)
+        self._units = unit_table(job.cohort.units)
+        self._recipe, self._flip, self._device = job.recipe, job.flip, device
+        # noise levels and image noise carry no privacy; still from fresh entropy, never kept
+        self._generator = torch.Generator(device).manual_seed(_entropy())
+
+    def units(self, plan: PrivacyPlan) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+        """Draw one step's units and images: pieces [K, U'] that fit one pass."""
+        drawn = poisson_draw(len(self._units), sample_rate=plan.sample_rate)
+        images = image_draws(self._units, drawn, draws=plan.draws_per_unit)
+        rows = _ROWS_PER_PASS_CUDA if self._device.type == "cuda" else ROWS_PER_PASS
+        width = max(1, rows // plan.draws_per_unit)
+        return [images[:, at : at + width] for at in range(0, len(drawn), width)]
+
+    def any_images(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Draw `count` images uniformly, for training without privacy."""
+        return (secret_uniform(count) * len(self._images)).astype(np.int64)
+
+    def loss(
+        self, network: torch.nn.Module, index: np.ndarray[Any, np.dtype[np.int64]]
+    ) -> torch.Tensor:
+        """Return lambda(sigma) ||D(y + n) - y||^2 per row for images `index` (eq. 2 and 8)."""
+        rows = torch.from_numpy(index.reshape(-1))
+        clean = self._images[rows].to(self._device)
+        labels = self._labels[rows].to(self._device)
+        if self._flip:
+            mirrored = self._random(len(rows), normal=False) < 0.5
+            clean = torch.where(mirrored[:, None, None, None], clean.flip(-1), clean)
+        normal = self._random(len(rows), normal=True)
+        sigma = edm.sigma_of(normal, p_mean=self._recipe.p_mean, p_std=self._recipe.p_std)
+        noise = torch.randn(clean.shape, generator=self._generator, device=self._device)
+        noisy = clean + sigma.reshape(-1, 1, 1, 1) * noise
+        return edm.denoising_loss(network(noisy, sigma, labels), clean, sigma)
+
+    def _random(self, count: int, *, normal: bool) -> torch.Tensor:
+        draw = torch.randn if normal else torch.rand
+        return draw(count, generator=self._generator, device=self._device)
+
+
+class _Update(Protocol):
+    def gradients(self, data: _Batches) -> float:
+        """Compute one step's gradients and return the mean loss."""
+
+    def apply(self) -> None:
+        """Update the network."""
+
+
+class _PrivateUpdate:
+    """Per-unit clipping and secret noise around Adam."""
+
+    def __init__(
+        self, network: torch.nn.Module, adam: torch.optim.Optimizer, plan: PrivacyPlan
+    ) -> None:
+        gradients.attach(network, draws=plan.draws_per_unit)
+        self._network, self._plan = network, plan
+        self._optimizer = SecretNoiseOptimizer(
+            adam,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.max_grad_norm,
+            expected_batch_size=plan.expected_batch_size,
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def gradients(self, data: _Batches) -> float:
+        total, rows = 0.0, 0
+        for piece in data.units(self._plan):
+            loss = data.loss(self._network, piece)
+            (loss.sum() / self._plan.draws_per_unit).backward()  # type: ignore[no-untyped-call]
+            self._optimizer.accumulate()
+            total, rows = total + float(loss.detach().sum()), rows + len(loss)
+        return total / max(rows, 1)
+
+    def apply(self) -> None:
+        self._optimizer.noisy_step(self._network)
+
+
+class _PlainUpdate:
+    """Adam on the mean loss of a uniform batch."""
+
+    def __init__(
+        self, network: torch.nn.Module, adam: torch.optim.Optimizer, recipe: Recipe
+    ) -> None:
+        self._network, self._adam, self._batch = network, adam, recipe.batch_size
+
+    def gradients(self, data: _Batches) -> float:
+        self._adam.zero_grad(set_to_none=True)
+        loss = data.loss(self._network, data.any_images(self._batch)).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def apply(self) -> None:
+        self._adam.step()
+
+
+def _begin(job: Job, device: torch.device) -> tuple[TrainState, _Update]:
+    with torch.random.fork_rng():
+        torch.random.manual_seed(_entropy())  # the first weights; never kept
+        network = build_network(job.architecture).to(device)
+    average = copy.deepcopy(network).requires_grad_(False)
+    adam = torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate)
+    update: _Update = (
+        _PlainUpdate(network, adam, job.recipe)
+        if job.plan is None
+        else _PrivateUpdate(network, adam, job.plan)
+    )
+    return TrainState(network=network, average=average, adam=adam, step=0, metrics=[]), update
+
+
+def _first_step(job: Job, state: TrainState) -> int:
+    if job.ledger is None:
+        return state.step
+    charged = job.ledger.charged
+    if charged < state.step:
+        raise KitError(
+            f"the ledger knows {charged} steps of this run, its checkpoint {state.step}",
+            hint="the ledger was restored from an older copy; start a new run",
+        )
+    return charged
+
+
+def _epsilon_by_step(plan: PrivacyPlan | None) -> Callable[[int], float]:
+    if plan is None:
+        return lambda _step: math.inf
+    curve = rdp_curve(plan.event) / plan.steps
+    return lambda step: epsilon_of(curve * step, plan.delta)
+
+
+def _blend(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+
+
+def _entropy() -> int:
+    return int(secret_uniform(1)[0] * 2**53)
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn ctrl-C into a flag, so that a step is whole when the run stops."""
+    seen: list[int] = []
+    if current_thread() is not main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)

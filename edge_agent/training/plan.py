@@ -1,0 +1,178 @@
+"""The privacy plan: every figure of a private training that must agree with the others.
+
+Invariants:
+
+- Nothing in a plan depends on the private data: all follows from the study, the image shape and
+  `n_declared`, a public lower bound on the number of units that the operator gives.
+- q = B / n_declared is the rate of the Poisson draw, and B the divisor of the noisy sum, however
+  many units the site really has.
+- epsilon is `federation.accounting`'s for (q, sigma, steps, delta); the coordinator recomputes it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from federation.accounting import DpEvent, compose, noise_multiplier_for
+from federation.study import Study, Unit
+from kit import canonical
+from kit.errors import FormatError, KitError
+
+MIN_UNITS = 32  # below this the noise is many times the sum of all units, whatever the plan
+MAX_DELTA = 1e-5
+_NOISE_GRID = 1e4  # noise multipliers are rounded up to four decimals
+_FIGURE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyPlan:
+    """One private training, as far as privacy depends on it.
+
+    Attributes:
+        unit: whose presence is hidden.
+        n_declared: public lower bound on the number of units.
+        sample_rate: q, chance of each unit to be in a step.
+        noise_multiplier: sigma, noise standard deviation over `max_grad_norm`.
+        steps: noisy steps, all of them charged at most once.
+        max_grad_norm: C, the clipping norm of one unit's gradient.
+        expected_batch_size: B, units per step on average if there are `n_declared`.
+        draws_per_unit: K, noise draws averaged inside a unit's gradient before it is clipped.
+        delta: the failure probability the plan is made for, over the lifetime.
+        epsilon: of this run alone at `delta`.
+    """
+
+    unit: Unit
+    n_declared: int
+    sample_rate: float
+    noise_multiplier: float
+    steps: int
+    max_grad_norm: float
+    expected_batch_size: int
+    draws_per_unit: int
+    delta: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        """Refuse figures that do not belong together.
+
+        Raises:
+            KitError: q is not B / n_declared, epsilon is not that of the others, or a figure is
+                out of its range.
+        """
+        if min(self.steps, self.expected_batch_size, self.draws_per_unit) < 1:
+            raise KitError("a privacy plan has at least one step, unit and draw")
+        if not 0 < self.max_grad_norm < math.inf:
+            raise KitError(f"clipping norm `{self.max_grad_norm}` is not positive")
+        rate = self.expected_batch_size / self.n_declared if self.n_declared > 0 else math.inf
+        if not _agree(self.sample_rate, rate):
+            raise KitError("the sample rate is not the expected batch over the declared number")
+        if not _agree(self.epsilon, compose([self.event], self.delta)):
+            raise KitError("the plan's epsilon is not that of its other figures")
+
+    @property
+    def event(self) -> DpEvent:
+        """What the ledger is charged for."""
+        return DpEvent(
+            sample_rate=self.sample_rate,
+            noise_multiplier=self.noise_multiplier,
+            steps=self.steps,
+        )
+
+    @property
+    def reason(self) -> str:
+        """Say in one line where the figures come from."""
+        return (
+            f"each of at least {self.n_declared} {self.unit}s joins a step with chance "
+            f"{self.sample_rate:.3g} ({self.expected_batch_size} expected), "
+            f"{self.draws_per_unit} noise draws inside one clip at {self.max_grad_norm:g}; "
+            f"{self.steps} steps with noise {self.noise_multiplier:g} give epsilon "
+            f"{self.epsilon:.3g} at delta {self.delta:g} "
+            f"(declared number x delta = {self.n_declared * self.delta:.2g})"
+        )
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the fields as JSON numbers and strings."""
+        return asdict(self) | {"unit": str(self.unit)}
+
+    @classmethod
+    def from_table(cls, value: Any) -> Self:
+        """Read what `to_table` wrote.
+
+        Raises:
+            KitError: a field is missing or unknown, or the figures do not agree.
+        """
+        table = canonical.fields(value, set(cls.__slots__), what="privacy plan")
+        try:
+            return cls(**table | {"unit": Unit(table["unit"])})
+        except (TypeError, ValueError) as error:
+            raise FormatError("a figure of the privacy plan has the wrong type") from error
+
+
+def plan_for(
+    study: Study,
+    *,
+    n_declared: int,
+    unit: Unit,
+    past: Sequence[DpEvent] = (),
+    steps: int | None = None,
+) -> PrivacyPlan:
+    """Return the plan for a site that declares at least `n_declared` units.
+
+    The study's epsilon is the lifetime budget of a unit: `past` holds what was already charged to
+    the same units, and the noise grows so that both together stay within it. `steps` overrides
+    the preset number.
+
+    Raises:
+        KitError: `n_declared` is too small for a useful plan, or the budget is spent.
+    """
+    if n_declared < MIN_UNITS:
+        raise KitError(
+            f"{n_declared} declared {unit}s are too few for private training",
+            hint=f"it needs {MIN_UNITS} to run at all and several hundred to be useful",
+        )
+    policy, preset = study.privacy, private_preset(n_declared)
+    delta = min(policy.delta, MAX_DELTA, 1 / (100 * n_declared))
+    count = preset.steps if steps is None else steps
+    rate = preset.expected_batch_size / n_declared
+    least = noise_multiplier_for(
+        epsilon=policy.epsilon, delta=delta, sample_rate=rate, steps=count, past=past
+    )
+    noise = math.ceil(least * _NOISE_GRID) / _NOISE_GRID
+    event = DpEvent(sample_rate=rate, noise_multiplier=noise, steps=count)
+    return PrivacyPlan(
+        unit=unit,
+        n_declared=n_declared,
+        sample_rate=rate,
+        noise_multiplier=noise,
+        steps=count,
+        max_grad_norm=preset.max_grad_norm,
+        expected_batch_size=preset.expected_batch_size,
+        draws_per_unit=preset.draws_per_unit,
+        delta=delta,
+        epsilon=compose([event], delta),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivatePreset:
+    """The free choices of a plan, made from the declared number alone."""
+
+    expected_batch_size: int
+    steps: int
+    draws_per_unit: int
+    max_grad_norm: float
+
+
+def private_preset(n_declared: int) -> PrivatePreset:
+    """Return batch, steps, draws and clip for a site of this size.
+
+    At a fixed epsilon the accumulated noise sigma / (B sqrt(steps)) hardly depends on B and the
+    steps once q is above 0.1, so they are set by time: B a third of the units, at most 128.
+    """
+    batch = min(128, n_declared // 3)
+    return PrivatePreset(expected_batch_size=batch, steps=300, draws_per_unit=4, max_grad_norm=1.0)
+
+
+def _agree(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_FIGURE_TOLERANCE)

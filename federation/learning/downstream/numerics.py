@@ -57,7 +57,7 @@ def numerics_fingerprint(threads: int) -> dict[str, str | int]:
     }
     available: dict[str, str | int] = {k: int(b.is_available()) for k, b in backends.items()}
     return available | {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -8,6 +8,9 @@ Invariants:
 - No flips: left and right are not the same in a body, and a mirrored image may be a finding.
 """
 
+import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +29,7 @@ LEARNING_RATE = 2e-3  # peak of one cosine cycle
 WEIGHT_DECAY = 1e-3
 WARM_UP = 0.1  # share of the steps
 LABEL_SMOOTHING = 0.05
+_LAST_STEPS = 20  # the reported loss is their mean
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -85,7 +89,11 @@ def train_classifier(
     )
     with deterministic_algorithms() if threads is None else pinned_threads(threads):
         initialise(network, generator(seed, "initial weights"))
-        last_loss = fit(network, images, labels, steps=steps, seed=seed)
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+        )
+        rates = learning_rates(steps, peak=LEARNING_RATE)
+        last_loss = fit(network, images, labels, optimiser=optimiser, rates=rates, seed=seed)
         predicted = predict_logits(network, torch.from_numpy(images)).argmax(dim=1)
     return TrainedClassifier(
         network=network,
@@ -122,13 +130,21 @@ def fit(
     images: Images,
     labels: Labels,
     *,
-    steps: int,
+    optimiser: torch.optim.Optimizer,
+    rates: Sequence[float],
     seed: int,
-    learning_rate: float = LEARNING_RATE,
 ) -> float:
     """Train `network` in place from its present weights; return the mean loss of the last steps.
 
-    Leaves it in evaluation mode. The arguments are those of `train_classifier`.
+    Leaves it in evaluation mode.
+
+    Args:
+        network: images [B, C, H, W] to logits.
+        images: float32 [N, C, H, W] in [-1, 1].
+        labels: int64 [N].
+        optimiser: of the network's parameters.
+        rates: the learning rate of each step.
+        seed: of batches and augmentation.
 
     Raises:
         KitError: the loss is no longer finite.
@@ -136,31 +152,32 @@ def fit(
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     weights = 1.0 / torch.bincount(y)[y].double()
     batches, changes = generator(seed, "batches"), generator(seed, "augmentation")
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
     network.train()
-    recent: list[float] = []
-    for step in range(steps):
-        chosen = torch.multinomial(weights, BATCH, replacement=True, generator=batches)
+    losses: deque[float] = deque(maxlen=_LAST_STEPS)
+    for step, rate in enumerate(rates, start=1):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate * _cycle(step, steps)
+            group["lr"] = rate
+        chosen = torch.multinomial(weights, BATCH, replacement=True, generator=batches)
         logits = network(augment(x[chosen], changes))
         loss = F.cross_entropy(logits, y[chosen], label_smoothing=LABEL_SMOOTHING)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        recent = [*recent[-19:], loss.item()]
-        if not np.isfinite(recent[-1]):
-            raise KitError(f"the classifier's loss is not finite at step {step + 1}")
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise KitError(f"the classifier's loss is not finite at step {step}")
     network.eval()
-    return float(np.mean(recent))
+    return sum(losses) / len(losses)
 
 
-def _cycle(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    done, warm = (step + 1) / steps, WARM_UP
-    if done < warm:
-        return done / warm
-    return float(0.5 * (1 + np.cos(np.pi * (done - warm) / (1 - warm)))) if done < 1 else 1e-2
+def learning_rates(steps: int, *, peak: float) -> list[float]:
+    """Return one rate per step: linear warm-up to `peak`, then half a cosine towards zero."""
+    warm = max(1, round(WARM_UP * steps))
+    rising = [peak * (step + 1) / warm for step in range(min(warm, steps))]
+    rest = steps - warm
+    return rising + [
+        peak * 0.5 * (1 + math.cos(math.pi * (i + 1) / (rest + 1))) for i in range(rest)
+    ]
 
 
 def augment(

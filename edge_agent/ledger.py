@@ -27,7 +27,7 @@ from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from federation.accounting import DpEvent, compose
 from kit import canonical, clock
@@ -270,7 +270,7 @@ class Ledger:
             self._catch_up()
             rows = self._db.execute("SELECT run, unit FROM members ORDER BY run, unit")
             cohorts = {
-                run: _cohort_digest([unit for _, unit in group])
+                run: _cohort_digest([self._blob((unit,)) for _, unit in group])
                 for run, group in groupby(rows, key=itemgetter(0))
             }
             if cohorts != {run.run_id: run.cohort for run in self._runs.values()}:
@@ -286,7 +286,7 @@ class Ledger:
                 self._create()
             elif version != SCHEMA_VERSION:
                 raise KitError(f"ledger `{self._path}` has schema {version}, not {SCHEMA_VERSION}")
-            (check,) = self._db.execute("SELECT key_check FROM meta").fetchone()
+            check = self._meta("key_check")
         if not hmac.compare_digest(check, self._key_check()):
             raise KitError(
                 f"ledger `{self._path}` was made with another site secret",
@@ -312,8 +312,16 @@ class Ledger:
         return hmac.digest(self._secret, b"privacy ledger: key check", hashlib.sha256)
 
     def _first_hash(self) -> bytes:
-        (identity,) = self._db.execute("SELECT id FROM meta").fetchone()
-        return hashlib.sha256(b"ledger" + identity).digest()
+        return hashlib.sha256(b"ledger" + self._meta("id")).digest()
+
+    def _meta(self, column: Literal["id", "key_check"]) -> bytes:
+        return self._blob(self._db.execute(f"SELECT {column} FROM meta").fetchone())  # noqa: S608
+
+    def _blob(self, row: tuple[Any, ...] | None) -> bytes:
+        """Return the only value of a row: SQLite keeps to no column's type by itself."""
+        if row is None or len(row) != 1 or not isinstance(row[0], bytes):
+            raise self._changed()
+        return row[0]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -362,7 +370,8 @@ class Ledger:
             self._fold(counter, body, link)
 
     def _fold(self, counter: int, body: bytes, link: bytes) -> None:
-        expected = hashlib.sha256((self._hash or self._first_hash()) + body).digest()
+        before = self._hash or self._first_hash()
+        expected = hashlib.sha256(before + self._blob((body,))).digest()
         if counter != self._counter + 1 or link != expected:
             raise self._changed()
         try:

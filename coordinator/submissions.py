@@ -159,9 +159,7 @@ def commit(coordinator: Coordinator, site: str, digest: str) -> Progress:
     if row.state != BlueprintState.RECEIVING:
         return _progress(coordinator, row)
     statement = Statement.from_bytes(row.statement)
-    path = _staged(coordinator, digest)
-    with os_errors(path), path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    path = sync(coordinator, digest)
     length = path.stat().st_size
     if length < statement.ciphertext_length:
         return _progress(coordinator, row)
@@ -197,7 +195,15 @@ def commit(coordinator: Coordinator, site: str, digest: str) -> Progress:
     return _progress(coordinator, row)
 
 
-def status(coordinator: Coordinator, site: str, tx: Transaction, proofs: Proofs) -> list[Status]:
+def sync(coordinator: Coordinator, digest: str) -> Path:
+    """Make every byte of an upload so far durable; returns its file."""
+    path = _staged(coordinator, digest)
+    with os_errors(path), path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return path
+
+
+def status(site: str, tx: Transaction, proofs: Proofs) -> list[Status]:
     """Return every blueprint of one site with its receipts, within a transaction."""
     query = sa.select(state.blueprints).where(state.blueprints.c.site == site)
     return [
@@ -220,7 +226,7 @@ def one_status(coordinator: Coordinator, site: str, digest: str) -> Status:
     """
     with coordinator.state.read() as tx:
         _own(tx, site, digest)
-        found = status(coordinator, site, tx, Proofs(coordinator, tx))
+        found = status(site, tx, Proofs(coordinator, tx))
     return next(item for item in found if item.digest == digest)
 
 
@@ -339,5 +345,5 @@ def _progress(coordinator: Coordinator, row: sa.Row[Any]) -> Progress:
     statement = Statement.from_bytes(row.statement)
     durable = statement.ciphertext_length
     if row.state == BlueprintState.RECEIVING:
-        durable = _staged(coordinator, row.digest).stat().st_size
+        durable = sync(coordinator, row.digest).stat().st_size
     return Progress(digest=row.digest, durable=durable, state=row.state, reason=row.reason)

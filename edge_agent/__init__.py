@@ -1,0 +1,1 @@
+"""The hospital's side: datasets, private training, privacy ledger, gate, exchange, inference."""

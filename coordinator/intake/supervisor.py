@@ -50,7 +50,9 @@ def take_in(coordinator: Coordinator, digest: str) -> None:
     except (RefusalError, limited.CheckFailedError, NotFoundError) as error:
         _refuse(coordinator, row, str(error))
         return
-    _settle(coordinator, row, BlueprintState.PENDING, Kind.BLUEPRINT_PENDING, reason="")
+    if not _settle(coordinator, row, BlueprintState.PENDING, Kind.BLUEPRINT_PENDING, reason=""):
+        payloads.destroy(coordinator, digest)  # revoked while it was being checked
+        return
     coordinator.home.staging(digest).unlink(missing_ok=True)
     _log.info("blueprint %s is pending", digest[:16])
 
@@ -97,7 +99,7 @@ def _settle(
     kind: Kind,
     *,
     reason: str,
-) -> None:
+) -> bool:
     with coordinator.write() as tx:
         changed = tx.execute(
             sa.update(state.blueprints)
@@ -109,3 +111,4 @@ def _settle(
         )
         if changed.rowcount:
             tx.record(kind, row.digest, study=row.study_digest)
+    return bool(changed.rowcount)

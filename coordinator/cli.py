@@ -1,0 +1,418 @@
+"""The `coordinator` command: a thin door over the typed services."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from kit import clock, door
+from kit.errors import KitError
+from kit.progress import Progress
+
+PROGRAM = "coordinator"
+
+app = typer.Typer(
+    name=PROGRAM,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Coordinate a federation of hospitals: study, review, build, release, revoke.",
+)
+study_app = typer.Typer(no_args_is_help=True, help="Create, list and show studies.")
+sites_app = typer.Typer(no_args_is_help=True, help="List, confirm and revoke sites.")
+audit_app = typer.Typer(no_args_is_help=True, help="Check and show the audit log.")
+app.add_typer(study_app, name="study")
+app.add_typer(sites_app, name="sites")
+app.add_typer(audit_app, name="audit")
+
+Home = Annotated[
+    Path, typer.Option("--home", envvar="COORDINATOR_HOME", help="The coordinator's folder.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Blueprint = Annotated[str, typer.Argument(help="The first digits of a blueprint's digest.")]
+Key = Annotated[Path, typer.Option("--key", help="The reviewer's private key file.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept outside the audit log.")]
+
+
+@app.command()
+def init(
+    home: Home,
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    host: Annotated[
+        str, typer.Option(help="Names and addresses that sites use, separated by commas.")
+    ] = "127.0.0.1",
+    listen: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    exchange_port: Annotated[int, typer.Option(help="Port for enrolled sites.")] = 8443,
+    enrol_port: Annotated[int, typer.Option(help="Port for enrolment only.")] = 8444,
+    reviewer: Annotated[str, typer.Option(help="Name of the first reviewer.")] = "reviewer-1",
+    grace_hours: Annotated[
+        int, typer.Option(help="Hours between a revocation and the destruction of keys.")
+    ] = 72,
+    threads: Annotated[
+        int, typer.Option(help="Threads of a build; part of the bits of a release.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Found a federation: keys, certificates, an empty audit log."""
+    from coordinator import founding
+    from coordinator.home import CoordinatorConfig
+
+    settings = CoordinatorConfig(
+        federation=federation,
+        hosts=host,
+        exchange_port=exchange_port,
+        enrol_port=enrol_port,
+        listen=listen,
+        threads=threads or os.cpu_count() or 1,
+        revocation_grace_hours=grace_hours,
+    )
+    result = founding.found(home, settings, reviewer=reviewer, now=clock.utc_now())
+    door.emit(result, as_json=as_json)
+
+
+@app.command()
+def serve(home: Home) -> None:
+    """Serve sites until interrupted; takes blueprints in beside it."""
+    from coordinator import grpc_server
+    from coordinator.context import Coordinator
+
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Coordinator.open(home) as coordinator, grpc_server.serving(coordinator) as server:
+        listen = coordinator.config.listen
+        door.note(f"{PROGRAM}: sites on {listen}:{server.exchange_port}")
+        door.note(f"{PROGRAM}: enrolment on {listen}:{server.enrol_port}")
+        stop.wait()
+        door.note(f"{PROGRAM}: stopping")
+
+
+@app.command()
+def token(
+    home: Home,
+    site: Annotated[str, typer.Argument(help="The new site's id.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the token file.")],
+    as_json: Json = False,
+) -> None:
+    """Invite a site: write a token file to hand over safely; valid once, for 24 hours."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+    from kit.files import write_secret
+
+    with Coordinator.open(home) as coordinator:
+        made = registry.issue_token(coordinator, site)
+    write_secret(out, made.to_bytes())
+    result = {"site": site, "token": str(out), "expires": clock.rfc3339(made.expires)}
+    door.emit(result, as_json=as_json)
+
+
+@sites_app.command("list")
+def sites_list(home: Home, as_json: Json = False) -> None:
+    """List the sites and where each stands."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        sites = registry.list_sites(coordinator)
+    rows = [(s.id, s.state, s.last_contact or "-", s.certificate_expires or "-") for s in sites]
+    head = ("site", "state", "last contact", "certificate expires")
+    door.emit(sites, as_json=as_json, text=door.columns(rows, head))
+
+
+@sites_app.command("confirm")
+def sites_confirm(
+    home: Home,
+    site: Annotated[str, typer.Argument(help="The site's id.")],
+    code: Annotated[str, typer.Option("--code", help="The code the site reads out to you.")],
+    as_json: Json = False,
+) -> None:
+    """Issue a site's certificates after its operator read out the code by telephone."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(registry.confirm(coordinator, site, code), as_json=as_json)
+
+
+@sites_app.command("revoke")
+def sites_revoke(
+    home: Home, site: Annotated[str, typer.Argument(help="The site's id.")], as_json: Json = False
+) -> None:
+    """Shut a site out, from its next call on."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(registry.revoke_site(coordinator, site), as_json=as_json)
+
+
+@study_app.command("create")
+def study_create(
+    home: Home,
+    study: Annotated[str, typer.Argument(help="The study's id.")],
+    classes: Annotated[str, typer.Option(help="Class labels in order, separated by commas.")],
+    channels: Annotated[int, typer.Option(help="1 for grey, 3 for colour.")],
+    height: Annotated[int, typer.Option(help="Pixels.")],
+    width: Annotated[int, typer.Option(help="Pixels.")],
+    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    epsilon: Annotated[float, typer.Option(help="Largest epsilon per unit.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="Largest delta; at most 1e-5.")] = 1e-5,
+    unit: Annotated[str, typer.Option(help="patient, or image.")] = "patient",
+    personal_data: Annotated[
+        str, typer.Option(help="refused; or allowed: blueprints without differential privacy.")
+    ] = "refused",
+    preset: Annotated[
+        str, typer.Option(help="Generator presets allowed, by commas; chosen by size if empty.")
+    ] = "",
+    shard_size: Annotated[int, typer.Option(help="Synthetic images per site and class.")] = 400,
+    sampler_steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 18,
+    classifier_steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    minimum_per_class: Annotated[int, typer.Option(help="Fewer units: not trained on.")] = 10,
+    quorum: Annotated[int, typer.Option(help="Reviewers who must approve.")] = 1,
+    reviewer: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PUBLIC-KEY (hexadecimal); repeat. Default: those of `init`."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a study manifest and open it to every enrolled site."""
+    from coordinator import registry, studies
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        request = studies.Request(
+            id=study,
+            title=title or study,
+            classes=tuple(label.strip() for label in classes.split(",")),
+            image=(channels, height, width),
+            epsilon=epsilon,
+            delta=delta,
+            unit=unit,
+            personal_data=personal_data,
+            presets=tuple(name.strip() for name in preset.split(",") if name.strip()),
+            shard_size=shard_size,
+            sampler_steps=sampler_steps,
+            classifier_steps=classifier_steps,
+            minimum_per_class=minimum_per_class,
+            quorum=quorum,
+            reviewers=tuple(reviewer or ()),
+        )
+        manifest = studies.manifest(coordinator, request)
+        registry.create_study(coordinator, manifest)
+    door.emit({"study": manifest.id, "digest": manifest.digest}, as_json=as_json)
+
+
+@study_app.command("list")
+def study_list(home: Home, as_json: Json = False) -> None:
+    """List the studies."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = registry.list_studies(coordinator)
+    rows = [
+        (s.id, "open" if is_open else "closed", ",".join(s.classes), s.digest[:16])
+        for s, is_open in found
+    ]
+    result = [{"id": s.id, "open": is_open, "digest": s.digest} for s, is_open in found]
+    text = door.columns(rows, ("study", "state", "classes", "digest"))
+    door.emit(result, as_json=as_json, text=text)
+
+
+@study_app.command("show")
+def study_show(
+    home: Home, study: Annotated[str, typer.Argument(help="The study's id.")], as_json: Json = False
+) -> None:
+    """Show one study's manifest."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+    from coordinator.errors import NotFoundError
+
+    with Coordinator.open(home) as coordinator:
+        for manifest, _ in registry.list_studies(coordinator):
+            if manifest.id == study:
+                door.emit(manifest, as_json=as_json)
+                return
+    raise NotFoundError(f"no study `{study}`", hint="see `coordinator study list`")
+
+
+@app.command("list")
+def list_blueprints(home: Home, as_json: Json = False) -> None:
+    """List the blueprints that have arrived."""
+    from coordinator import reviews
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = reviews.list_reviews(coordinator)
+    rows = [(r.digest[:16], r.site, r.study, r.state, ",".join(r.outputs)) for r in found]
+    text = door.columns(rows, ("blueprint", "site", "study", "state", "classes"))
+    door.emit(found, as_json=as_json, text=text)
+
+
+@app.command()
+def show(
+    home: Home,
+    blueprint: Blueprint,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="Render samples into this PNG file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one blueprint: privacy, provenance, and samples on request."""
+    from coordinator import reviews
+    from coordinator.context import Coordinator
+    from kit.files import write_atomic
+
+    with Coordinator.open(home) as coordinator:
+        found = reviews.show(coordinator, blueprint)
+        if samples is not None:
+            sheet = reviews.sample_sheet(coordinator, blueprint)
+            write_atomic(samples, sheet, mode=0o600)
+    door.emit(found, as_json=as_json)
+
+
+@app.command()
+def approve(
+    home: Home, blueprint: Blueprint, key: Key, reason: Reason, as_json: Json = False
+) -> None:
+    """Sign and record a reviewer's approval."""
+    _decide(home, blueprint, "approve", key, reason, as_json=as_json)
+
+
+@app.command()
+def reject(
+    home: Home, blueprint: Blueprint, key: Key, reason: Reason, as_json: Json = False
+) -> None:
+    """Sign and record a reviewer's rejection; one is enough, and the payload is shredded."""
+    _decide(home, blueprint, "reject", key, reason, as_json=as_json)
+
+
+def _decide(
+    home: Path, blueprint: str, decision: str, key: Path, reason: str, *, as_json: bool
+) -> None:
+    from coordinator import reviews
+    from coordinator.context import Coordinator
+    from federation.blueprint.approval import Decision
+    from pki import keys
+
+    with Coordinator.open(home) as coordinator:
+        result = reviews.decide(
+            coordinator,
+            blueprint,
+            Decision(decision),
+            reviewer_key=keys.load_signing(key),
+            reason=reason,
+        )
+    door.emit(result, as_json=as_json)
+
+
+@app.command()
+def build(
+    home: Home, study: Annotated[str, typer.Argument(help="The study's id.")], as_json: Json = False
+) -> None:
+    """Build and publish a release from the approved blueprints; goes on where it was stopped."""
+    from coordinator import builds
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        result = builds.build(coordinator, study, report=_BuildProgress())
+    door.emit(result, as_json=as_json)
+
+
+class _BuildProgress:
+    """Shows a build's phases as they come."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._progress = Progress("", 0)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._phase:
+            self._phase, self._progress = what, Progress(what, total)
+        self._progress.update(done)
+
+
+@app.command()
+def releases(home: Home, as_json: Json = False) -> None:
+    """List the releases."""
+    from coordinator import releases as services
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = services.list_releases(coordinator)
+    rows = [
+        (r.digest[:16], r.study, "withdrawn" if r.withdrawn else "current", ",".join(r.labels))
+        for r in found
+    ]
+    text = door.columns(rows, ("release", "study", "state", "labels"))
+    door.emit(found, as_json=as_json, text=text)
+
+
+@app.command()
+def revoke(
+    home: Home,
+    blueprint: Blueprint,
+    key: Key,
+    reason: Reason,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a blueprint out of use and withdraw every release made from it."""
+    from coordinator import revocation
+    from coordinator.context import Coordinator
+    from pki import keys
+
+    with Coordinator.open(home) as coordinator:
+        falling = revocation.preview(coordinator, blueprint).withdrawn_releases
+        door.note(f"releases that fall with it: {', '.join(r[:16] for r in falling) or 'none'}")
+        if not yes and not typer.confirm("Revoke?", err=True):
+            raise KitError("nothing was revoked")
+        result = revocation.revoke(
+            coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
+        )
+    door.emit(result, as_json=as_json)
+
+
+@audit_app.command("verify")
+def audit_verify(home: Home, as_json: Json = False) -> None:
+    """Recompute the audit log from its leaves."""
+    from coordinator import logbook
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(logbook.verify(coordinator), as_json=as_json)
+
+
+@audit_app.command("list")
+def audit_list(home: Home, as_json: Json = False) -> None:
+    """List every entry of the audit log."""
+    from coordinator import logbook
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = logbook.events(coordinator)
+    rows = [(str(i), e.time, e.kind, e.actor, e.subject[:16]) for i, e in enumerate(found)]
+    text = door.columns(rows, ("entry", "time", "event", "actor", "subject"))
+    door.emit(found, as_json=as_json, text=text)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    sys.exit(door.run(PROGRAM, lambda: _invoke(app)))
+
+
+def _invoke(application: typer.Typer) -> None:
+    try:
+        application(prog_name=PROGRAM, standalone_mode=False)
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except typer.exceptions.TyperException as error:
+        raise KitError(error.format_message(), hint=f"see `{PROGRAM} --help`") from error

@@ -1,0 +1,88 @@
+"""Contact: everything a site has to know, on one snapshot, with proof that the log only grew."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from coordinator import registry, releases, state, submissions
+from coordinator.context import Coordinator
+from coordinator.logbook import Entry, Proofs
+from coordinator.submissions import Status
+from federation.auditlog.events import Event, Kind
+from pki import certificates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOffer:
+    """A study with the key that this site seals to."""
+
+    manifest: bytes
+    recipient_key: bytes
+    open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseOffer:
+    """A release, its signed statement, and what the log says about it."""
+
+    envelope: bytes
+    withdrawn: bool
+    published: Entry
+    withdrawal: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """The answer to one contact."""
+
+    checkpoint: str
+    consistency: tuple[bytes, ...]
+    revocations: bytes
+    signing_chain: bytes
+    studies: tuple[StudyOffer, ...]
+    blueprints: tuple[Status, ...]
+    releases: tuple[ReleaseOffer, ...]
+
+
+def contact(coordinator: Coordinator, site: str, known_size: int) -> News:
+    """Return the state of the world for one site.
+
+    Raises:
+        StateError: this log is shorter than what the site has seen.
+    """
+    with coordinator.write() as tx:
+        registry.touch(tx, site)
+    with coordinator.state.read() as tx:
+        proofs = Proofs(coordinator, tx)
+        return News(
+            checkpoint=proofs.checkpoint,
+            consistency=tuple(proofs.consistency(known_size)),
+            revocations=releases.revocations(coordinator, tx),
+            signing_chain=certificates.pem(*coordinator.signing_chain),
+            studies=tuple(_studies(tx, site)),
+            blueprints=tuple(submissions.status(site, tx, proofs)),
+            releases=tuple(_release(row, proofs) for row in releases.visible(tx)),
+        )
+
+
+def _studies(tx: "state.Transaction", site: str) -> list[StudyOffer]:
+    key, study = state.recipient_keys, state.studies
+    query = sa.select(study.c.envelope, study.c.open, key.c.envelope.label("recipient")).where(
+        key.c.study_digest == study.c.digest, key.c.site == site
+    )
+    return [
+        StudyOffer(manifest=row.envelope, recipient_key=row.recipient, open=row.open)
+        for row in tx.all(query.order_by(study.c.id))
+    ]
+
+
+def _release(row: "sa.Row[tuple[object]]", proofs: Proofs) -> ReleaseOffer:
+    entries = proofs.entries(row.digest)
+    kinds = [Event.from_leaf(entry.leaf).kind for entry in entries]
+    last = max(i for i, kind in enumerate(kinds) if kind is Kind.RELEASE_PUBLISHED)
+    return ReleaseOffer(
+        envelope=row.envelope,
+        withdrawn=row.withdrawn,
+        published=entries[last],
+        withdrawal=tuple(entries[last + 1 :]),
+    )

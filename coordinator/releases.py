@@ -1,0 +1,202 @@
+"""Releases: published with their lineage, served while no ancestor is revoked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from coordinator import state
+from coordinator.context import Coordinator
+from coordinator.errors import NotFoundError, StateError
+from coordinator.plans import Plan
+from coordinator.state import Transaction
+from coordinator.submissions import BlueprintState
+from federation.auditlog.events import Kind
+from federation.blueprint.statement import Statement
+from federation.release import statement as documents
+from federation.release.statement import Artefact, Release, Revocations, Role
+from kit import canonical, clock
+from kit.files import write_atomic
+
+MODEL_LICENCE = "research use by the members of the federation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A release as the coordinator lists it."""
+
+    digest: str
+    study: str
+    labels: tuple[str, ...]
+    blueprints: int
+    personal_data: bool
+    published: str
+    withdrawn: bool
+    card: dict[str, Any]
+
+
+def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[str, Any]) -> Release:
+    """Sign, keep and log a release; publishing the same model again returns the one that is there.
+
+    Raises:
+        StateError: an input is not approved any more.
+    """
+    digest = canonical.digest(model)
+    write_atomic(coordinator.home.release(digest), model)
+    with coordinator.write() as tx:
+        personal = _check_inputs(tx, work)
+        release = Release(
+            study=work.study.id,
+            study_digest=work.study.digest,
+            round=work.study.round,
+            plan=work.digest,
+            labels=work.labels,
+            personal_data=personal,
+            ancestors=tuple(sorted(entry.blueprint for entry in work.inputs)),
+            artefacts=(
+                Artefact(
+                    role=Role.INFERENCE_MODEL,
+                    media_type=documents.ONNX_MEDIA_TYPE,
+                    sha256=digest,
+                    length=len(model),
+                    licence=MODEL_LICENCE,
+                ),
+            ),
+            numerics=canonical.digest(canonical.encode(work.numerics)),
+            created=clock.rfc3339(tx.now),
+            lease_until=None,
+        )
+        present = tx.one(sa.select(state.releases).where(state.releases.c.digest == digest))
+        if present is not None and not present.withdrawn:
+            return _parse(present)
+        _insert(coordinator, tx, release, work, card, replaces=present is not None)
+    return release
+
+
+def _check_inputs(tx: Transaction, work: Plan) -> bool:
+    table = state.blueprints
+    personal = False
+    for entry in work.inputs:
+        row = tx.one(sa.select(table).where(table.c.digest == entry.blueprint))
+        if row is None or row.state != BlueprintState.APPROVED:
+            raise StateError(
+                f"blueprint `{entry.blueprint[:16]}` is not approved any more",
+                hint="run the build again: it leaves that blueprint out",
+            )
+        personal |= Statement.from_bytes(row.statement).privacy.gaussian is None
+    return personal
+
+
+def _insert(
+    coordinator: Coordinator,
+    tx: Transaction,
+    release: Release,
+    work: Plan,
+    card: dict[str, Any],
+    *,
+    replaces: bool,
+) -> None:
+    envelope = documents.sign(
+        release.to_bytes(),
+        documents.RELEASE_TYPE,
+        coordinator.signing_key,
+        coordinator.signing_chain[0],
+    )
+    if replaces:
+        tx.execute(sa.delete(state.releases).where(state.releases.c.digest == release.digest))
+        tx.execute(sa.delete(state.lineage).where(state.lineage.c.descendant == release.digest))
+        tx.put("revocations", str(int(tx.get("revocations") or 0) + 1))
+    tx.execute(
+        sa.insert(state.releases).values(
+            digest=release.digest,
+            study_digest=release.study_digest,
+            envelope=envelope,
+            plan=work.to_bytes(),
+            card=json.dumps(card),
+            published=release.created,
+            withdrawn=False,
+        )
+    )
+    for ancestor in release.ancestors:
+        edge = {"ancestor": ancestor, "descendant": release.digest}
+        tx.execute(sa.insert(state.lineage).values(**edge))
+    tx.record(
+        Kind.RELEASE_PUBLISHED,
+        release.digest,
+        study=release.study_digest,
+        plan=release.plan,
+        statement=canonical.digest(release.to_bytes()),
+    )
+
+
+def list_releases(coordinator: Coordinator) -> list[Published]:
+    """Return every release, oldest first."""
+    table = state.releases
+    with coordinator.state.read() as tx:
+        rows = tx.all(sa.select(table).order_by(table.c.published, table.c.digest))
+    return [_published(row) for row in rows]
+
+
+def visible(tx: Transaction) -> list[sa.Row[Any]]:
+    """Return the rows of all releases, oldest first, withdrawn ones included."""
+    return tx.all(sa.select(state.releases).order_by(state.releases.c.published))
+
+
+def model_path(coordinator: Coordinator, digest: str) -> Path:
+    """Return the file of a release's model.
+
+    Raises:
+        NotFoundError: no such release.
+        StateError: it is withdrawn.
+    """
+    digest = canonical.sha256_hex(digest, what="release digest")
+    with coordinator.state.read() as tx:
+        row = tx.one(sa.select(state.releases).where(state.releases.c.digest == digest))
+    if row is None:
+        raise NotFoundError("no such release")
+    if row.withdrawn:
+        raise StateError("this release is withdrawn")
+    return coordinator.home.release(digest)
+
+
+def revocations(coordinator: Coordinator, tx: Transaction) -> bytes:
+    """Return the signed list of everything out of use."""
+    blueprint, release = state.blueprints, state.releases
+    revoked = tx.all(
+        sa.select(blueprint.c.digest).where(blueprint.c.state == BlueprintState.REVOKED)
+    )
+    withdrawn = tx.all(sa.select(release.c.digest).where(release.c.withdrawn.is_(True)))
+    document = Revocations(
+        federation=coordinator.config.federation,
+        number=int(tx.get("revocations") or 0),
+        issued=clock.rfc3339(tx.now),
+        blueprints=tuple(sorted(row.digest for row in revoked)),
+        releases=tuple(sorted(row.digest for row in withdrawn)),
+    )
+    return documents.sign(
+        document.to_bytes(),
+        documents.REVOCATIONS_TYPE,
+        coordinator.signing_key,
+        coordinator.signing_chain[0],
+    )
+
+
+def _parse(row: sa.Row[Any]) -> Release:
+    payload = json.loads(row.envelope)["payload"]
+    return Release.from_bytes(canonical.b64decode(payload))
+
+
+def _published(row: sa.Row[Any]) -> Published:
+    release = _parse(row)
+    return Published(
+        digest=release.digest,
+        study=release.study,
+        labels=release.labels,
+        blueprints=len(release.ancestors),
+        personal_data=release.personal_data,
+        published=row.published,
+        withdrawn=row.withdrawn,
+        card=json.loads(row.card),
+    )

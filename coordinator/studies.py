@@ -1,0 +1,101 @@
+"""From what an operator asks for to a study manifest."""
+
+from dataclasses import dataclass
+
+from coordinator.context import Coordinator
+from federation.learning.generator import architecture as networks
+from federation.study import (
+    ArchitectureRef,
+    BuildPolicy,
+    ImageRule,
+    PersonalData,
+    PrivacyPolicy,
+    Reviewer,
+    Study,
+    Unit,
+)
+from kit import clock
+from kit.errors import FormatError
+from pki import keys
+
+METHOD = "federated-factory"
+CLASSIFIER = "resnet-small"
+BUILD_POLICY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The options of `coordinator study create`; `image` is (channels, height, width)."""
+
+    id: str
+    title: str
+    classes: tuple[str, ...]
+    image: tuple[int, int, int]
+    epsilon: float
+    delta: float
+    unit: str
+    personal_data: str
+    presets: tuple[str, ...]
+    shard_size: int
+    sampler_steps: int
+    classifier_steps: int
+    minimum_per_class: int
+    quorum: int
+    reviewers: tuple[str, ...]
+
+
+def manifest(coordinator: Coordinator, request: Request) -> Study:
+    """Return the checked manifest of a new study.
+
+    Raises:
+        FormatError: an option is out of range or no word of the registry.
+        KitError: no generator takes this image size.
+    """
+    channels, height, width = request.image
+    presets = request.presets or (networks.default_preset(height, width),)
+    try:
+        unit, personal = Unit(request.unit), PersonalData(request.personal_data)
+    except ValueError as error:
+        raise FormatError(f"{error}", hint="see `coordinator study create --help`") from error
+    study = Study(
+        federation=coordinator.config.federation,
+        id=request.id,
+        round=1,
+        title=request.title,
+        classes=request.classes,
+        image=ImageRule(channels=channels, height=height, width=width),
+        method=METHOD,
+        architectures=tuple(
+            ArchitectureRef(kind=networks.KIND, version=networks.VERSION, preset=name)
+            for name in presets
+        ),
+        privacy=PrivacyPolicy(
+            personal_data=personal, unit=unit, epsilon=request.epsilon, delta=request.delta
+        ),
+        minimum_per_class=request.minimum_per_class,
+        build=BuildPolicy(
+            version=BUILD_POLICY_VERSION,
+            shard_size=request.shard_size,
+            sampler_steps=request.sampler_steps,
+            classifier=CLASSIFIER,
+            classifier_steps=request.classifier_steps,
+        ),
+        quorum=request.quorum,
+        reviewers=_reviewers(coordinator, request.reviewers),
+        created=clock.rfc3339(coordinator.now()),
+    )
+    return Study.from_bytes(study.to_bytes())
+
+
+def _reviewers(coordinator: Coordinator, given: tuple[str, ...]) -> tuple[Reviewer, ...]:
+    if given:
+        pairs = [text.partition("=") for text in given]
+        return tuple(Reviewer(name=name, public_key=key) for name, _, key in pairs)
+    found = sorted(coordinator.home.key("").parent.glob("keys/reviewer-*.key"))
+    return tuple(
+        Reviewer(
+            name=path.stem.removeprefix("reviewer-"),
+            public_key=keys.public_bytes(keys.load_signing(path)).hex(),
+        )
+        for path in found
+    )

@@ -1,0 +1,228 @@
+"""The wire to the coordinator: mutual TLS, typed answers, one clear line for every failure.
+
+The only module of this side that sees protobuf messages.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.errors import UnreachableError
+from edge_agent.home import Home
+from edge_agent.trust import Entry, News, ReleaseNews, StatusNews, StudyNews
+from kit import canonical, clock
+from kit.errors import KitError
+from kit.files import read_limited
+from pki import certificates, keys, tls, verification
+from pki.enrolment import Token
+from pki.errors import IdentityError
+from protos import exchange_pb2 as pb
+from protos import exchange_pb2_grpc as stubs
+
+import grpc  # isort: skip - pki.tls sets the TLS 1.3 environment before gRPC reads it
+
+CALL_TIMEOUT_S = 60
+UPLOAD_TIMEOUT_S = 24 * 3600  # a hospital's line may carry 4 Mbit/s; progress is what counts
+CHUNK_BYTES = 512 << 10
+HINT_KEY = "hint-bin"
+_MAX_PEM_BYTES = 64 << 10
+_MAX_MESSAGE_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolReply:
+    """Certificates (PEM, leaf first) once a person confirmed the code."""
+
+    confirmed: bool
+    tls_chain: bytes
+    signing_chain: bytes
+    pseudonym: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadState:
+    """How many bytes are durable at the coordinator, and the blueprint's status."""
+
+    durable: int
+    status: StatusNews
+
+
+def enrol(
+    token: Token, *, tls_request: bytes, signing_request: bytes, witness_key: bytes
+) -> EnrolReply:
+    """Ask for certificates over the server-authenticated port.
+
+    Raises:
+        UnreachableError: nobody answers at the token's address, or it is not the coordinator.
+        KitError: the coordinator refuses; its words are in the message.
+    """
+    root = certificates.pem(certificates.from_der(token.pins.root_der))
+    with tls.server_auth_channel(token.enrol_address, root=root) as channel:
+        stub = stubs.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
+        request = pb.EnrolRequest(
+            secret=token.secret,
+            tls_request=tls_request,
+            signing_request=signing_request,
+            witness_key=witness_key,
+        )
+        with _errors(token.enrol_address):
+            reply = stub.Enrol(request, timeout=CALL_TIMEOUT_S)
+    return EnrolReply(
+        confirmed=reply.confirmed,
+        tls_chain=reply.tls_chain,
+        signing_chain=reply.signing_chain,
+        pseudonym=reply.pseudonym,
+    )
+
+
+class Exchange:
+    """One connection of an enrolled site."""
+
+    def __init__(self, channel: Any, address: str) -> None:
+        self._stub = stubs.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+        self._address = address
+
+    @classmethod
+    @contextmanager
+    def open(cls, home: Home) -> Iterator["Exchange"]:
+        """Connect with this site's certificate, after checking that it still proves this site.
+
+        Raises:
+            IdentityError: the certificate has expired or is not this site's.
+        """
+        chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
+        root = certificates.from_der(home.pins.root_der)
+        proven = verification.verify_tls_client(
+            certificates.from_pem(chain), root=root, now=clock.utc_now()
+        )
+        if proven != home.identity:
+            raise IdentityError("the TLS certificate in this home is another site's")
+        key = keys.pem(keys.load_tls(home.key("tls.key")))
+        address = home.config.exchange_address
+        pem = certificates.pem(root)
+        with tls.client_channel(address, root=pem, key=key, chain=chain) as channel:
+            yield cls(channel, address)
+
+    def contact(self, known_size: int) -> News:
+        """Ask for the state of the world; nothing in it is verified yet."""
+        with _errors(self._address):
+            reply = self._stub.Contact(
+                pb.ContactRequest(known_size=known_size), timeout=CALL_TIMEOUT_S
+            )
+        return News(
+            checkpoint=reply.checkpoint,
+            consistency=tuple(reply.consistency),
+            revocations=reply.revocations,
+            signing_chain=reply.signing_chain,
+            studies=tuple(
+                StudyNews(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
+                for s in reply.studies
+            ),
+            blueprints=tuple(_status(s) for s in reply.blueprints),
+            releases=tuple(
+                ReleaseNews(
+                    envelope=r.envelope,
+                    withdrawn=r.withdrawn,
+                    published=_entry(r.published),
+                    withdrawal=tuple(_entry(e) for e in r.withdrawal),
+                )
+                for r in reply.releases
+            ),
+        )
+
+    def renew(self, tls_request: bytes) -> bytes:
+        """Return a fresh TLS chain (PEM) for a fresh key."""
+        with _errors(self._address):
+            reply = self._stub.Renew(
+                pb.RenewRequest(tls_request=tls_request), timeout=CALL_TIMEOUT_S
+            )
+        return bytes(reply.tls_chain)
+
+    def begin(
+        self, *, study_digest: str, envelope: bytes, signing_chain: bytes, wrapped_key: bytes
+    ) -> UploadState:
+        """Announce a blueprint; idempotent."""
+        request = pb.BeginRequest(
+            study_digest=study_digest,
+            envelope=envelope,
+            signing_chain=signing_chain,
+            wrapped_key=wrapped_key,
+        )
+        with _errors(self._address):
+            return _upload(self._stub.Begin(request, timeout=CALL_TIMEOUT_S))
+
+    def upload(
+        self, digest: str, ciphertext: bytes, *, offset: int, sent: Callable[[int], None]
+    ) -> UploadState:
+        """Send everything from `offset` on; `sent(bytes)` follows what left."""
+
+        def chunks() -> Iterator[Any]:
+            for start in range(offset, len(ciphertext), CHUNK_BYTES):
+                data = ciphertext[start : start + CHUNK_BYTES]
+                yield pb.UploadChunk(digest=digest, offset=start, data=data)
+                sent(start + len(data))
+
+        with _errors(self._address):
+            return _upload(self._stub.Upload(chunks(), timeout=UPLOAD_TIMEOUT_S))
+
+    def withdraw(self, envelope: bytes, signing_chain: bytes) -> StatusNews:
+        """Take this site's blueprint back."""
+        request = pb.WithdrawRequest(envelope=envelope, signing_chain=signing_chain)
+        with _errors(self._address):
+            return _status(self._stub.Withdraw(request, timeout=CALL_TIMEOUT_S))
+
+    def download(self, release: str, *, offset: int) -> Iterator[bytes]:
+        """Yield a release's model from `offset` on."""
+        request = pb.DownloadRequest(release=release, offset=offset)
+        with _errors(self._address):
+            for chunk in self._stub.Download(request, timeout=UPLOAD_TIMEOUT_S):
+                if chunk.offset != offset:
+                    raise KitError("the coordinator sent a chunk of another offset")
+                offset += len(chunk.data)
+                yield bytes(chunk.data)
+
+
+@contextmanager
+def _errors(address: str) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        code = error.code()
+        details = canonical.printable(error.details() or "", width=_MAX_MESSAGE_CHARACTERS)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            raise UnreachableError(
+                f"the coordinator at `{address}` cannot be reached",
+                hint="is it running, and is the port open? a revoked or foreign certificate and a"
+                " wrong address look the same from here",
+            ) from error
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise UnreachableError(
+                f"the coordinator at `{address}` did not answer in time"
+            ) from error
+        raise KitError(f"the coordinator refuses: {details}", hint=_hint(error)) from error
+
+
+def _hint(error: Any) -> str | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == HINT_KEY:
+            return canonical.printable(value.decode(errors="replace"), width=300)
+    return None
+
+
+def _entry(entry: Any) -> Entry:
+    return Entry(leaf=entry.leaf, receipt=entry.receipt)
+
+
+def _status(status: Any) -> StatusNews:
+    return StatusNews(
+        digest=status.digest,
+        study_digest=status.study_digest,
+        state=status.state,
+        reason=status.reason,
+        entries=tuple(_entry(entry) for entry in status.entries),
+    )
+
+
+def _upload(reply: Any) -> UploadState:
+    return UploadState(durable=reply.durable, status=_status(reply.blueprint))

@@ -1,0 +1,164 @@
+"""An edge agent's home: where every file lies, and the configuration."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.errors import NotEnrolledError
+from federation.study import Study
+from kit import canonical, config
+from kit.errors import KitError
+from kit.files import private_folder, read_limited, write_secret
+from pki import identity
+from pki.enrolment import Pins
+
+CONFIG = "config.toml"
+MAX_SMALL_FILE_BYTES = 1 << 20
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What an operator may change; written by `edge-agent enroll`."""
+
+    site: str
+    federation: str
+    exchange_address: str
+    enrol_address: str
+    lifetime_epsilon: str
+    lifetime_delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of one installation at one site."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> "Home":
+        """Return an enrolled home.
+
+        Raises:
+            NotEnrolledError: enrolment has not begun or is not confirmed.
+        """
+        home = cls(path.absolute())
+        if not home.config_path.is_file() or not home.tls_chain.is_file():
+            raise NotEnrolledError(
+                f"`{path}` is not enrolled", hint="run `edge-agent enroll --token FILE` first"
+            )
+        return home
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration file."""
+        return self.path / CONFIG
+
+    @property
+    def config(self) -> AgentConfig:
+        """Read the configuration."""
+        return config.load(self.config_path, AgentConfig)
+
+    @property
+    def pins(self) -> Pins:
+        """Read what this site pinned at enrolment."""
+        return Pins.from_table(canonical.decode(self.read(self.path / "pins.json", "pins")))
+
+    @property
+    def identity(self) -> identity.Identity:
+        """This site's identity."""
+        settings = self.config
+        return identity.site(settings.federation, settings.site)
+
+    @property
+    def coordinator(self) -> identity.Identity:
+        """The coordinator's identity."""
+        return identity.coordinator(self.config.federation)
+
+    def key(self, name: str) -> Path:
+        """Return the path of a private key."""
+        return private_folder(self.path / "keys") / name
+
+    @property
+    def tls_chain(self) -> Path:
+        """This site's TLS certificate chain."""
+        return self.path / "certificates" / "tls.pem"
+
+    @property
+    def signing_chain(self) -> Path:
+        """This site's document-signing certificate chain."""
+        return self.path / "certificates" / "signing.pem"
+
+    @property
+    def ledger(self) -> Path:
+        """The privacy ledger."""
+        return private_folder(self.path / "ledger") / "ledger.sqlite"
+
+    @property
+    def trust(self) -> Path:
+        """What the coordinator has proved so far."""
+        return self.path / "state" / "trust.json"
+
+    def study_file(self, study: str, kind: str) -> Path:
+        """Return the path of a study's signed document (`manifest` or `recipient`)."""
+        name = canonical.name(study, what="study id")
+        return self.path / "studies" / f"{name}.{kind}.json"
+
+    def run(self, name: str) -> Path:
+        """Return the folder of a run; it holds what was learnt from patients."""
+        return private_folder(self.path / "runs") / canonical.name(name, what="run name")
+
+    @property
+    def outbox(self) -> Path:
+        """The folder of sealed blueprints on their way."""
+        return private_folder(self.path / "outbox")
+
+    @property
+    def receipts(self) -> Path:
+        """The folder of log entries with their receipts."""
+        return self.path / "receipts"
+
+    @property
+    def releases(self) -> Path:
+        """The folder of installed releases."""
+        return self.path / "releases"
+
+    def unit_secret(self) -> bytes:
+        """Return the secret under which the ledger knows its units; made on first use."""
+        path = self.key("unit.secret")
+        if not path.is_file():
+            write_secret(path, os.urandom(SECRET_BYTES))
+        return read_limited(path, limit=SECRET_BYTES, what="unit secret")
+
+    @staticmethod
+    def read(path: Path, what: str) -> bytes:
+        """Read one of this home's small files.
+
+        Raises:
+            KitError: it is missing or too large.
+        """
+        return read_limited(path, limit=MAX_SMALL_FILE_BYTES, what=what)
+
+    def studies(self) -> list[Study]:
+        """Return every study this site knows, verified again under the pinned key."""
+        from edge_agent.trust import open_study
+
+        folder = self.path / "studies"
+        names = sorted(folder.glob("*.manifest.json")) if folder.is_dir() else []
+        return [open_study(self.read(path, "study"), self.pins) for path in names]
+
+    def study(self, name: str) -> Study:
+        """Return one study.
+
+        Raises:
+            KitError: this site does not know it.
+        """
+        found = self.studies()
+        for study in found:
+            if study.id == name:
+                return study
+        known = ", ".join(study.id for study in found) or "none"
+        raise KitError(
+            f"study `{canonical.printable(name)}` is not known here",
+            hint=f"known: {known}; `edge-agent status` asks the coordinator for new ones",
+        )

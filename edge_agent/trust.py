@@ -1,0 +1,343 @@
+"""What a site believes, and why: pure rules over what the coordinator sent.
+
+Invariants:
+
+- The log only grows: every contact proves consistency with the newest checkpoint held here.
+- The revocation list's number, and the newest signed time seen, never go back (A18).
+- A state of a blueprint or release counts only with the log entry that made it so.
+- Every receipt leads to the very checkpoint of the contact that brought it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from edge_agent.errors import TrustError
+from federation import dsse, study
+from federation.auditlog import merkle
+from federation.auditlog.checkpoint import Checkpoint, Receipt
+from federation.auditlog.events import Event, Kind
+from federation.release import statement as documents
+from federation.release.statement import Release, Revocations
+from federation.study import RecipientKey, Study
+from kit import canonical, clock
+from kit.errors import FormatError, KitError
+from pki import certificates, identity
+from pki.enrolment import Pins
+
+VERSION = 1
+
+# The log entry that each state of a blueprint rests on.
+PROOF_OF_STATE = {
+    "received": Kind.BLUEPRINT_RECEIVED,
+    "pending": Kind.BLUEPRINT_PENDING,
+    "refused": Kind.BLUEPRINT_REFUSED,
+    "approved": Kind.BLUEPRINT_APPROVED,
+    "rejected": Kind.BLUEPRINT_REJECTED,
+    "revoked": Kind.BLUEPRINT_REVOKED,
+}
+RECEIVING = "receiving"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One log leaf and the receipt that proves it."""
+
+    leaf: bytes
+    receipt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyNews:
+    """A signed study with the signed key that this site seals to."""
+
+    manifest: bytes
+    recipient_key: bytes
+    open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusNews:
+    """What the coordinator says of one of this site's blueprints."""
+
+    digest: str
+    study_digest: str
+    state: str
+    reason: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseNews:
+    """What the coordinator says of one release."""
+
+    envelope: bytes
+    withdrawn: bool
+    published: Entry
+    withdrawal: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """One contact's answer, as it came."""
+
+    checkpoint: str
+    consistency: tuple[bytes, ...]
+    revocations: bytes
+    signing_chain: bytes
+    studies: tuple[StudyNews, ...]
+    blueprints: tuple[StatusNews, ...]
+    releases: tuple[ReleaseNews, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What was proved so far: survives restarts, only moves forward."""
+
+    checkpoint: str
+    size: int
+    root: str
+    revocations: int
+    revoked_blueprints: tuple[str, ...]
+    withdrawn_releases: tuple[str, ...]
+    newest_time: str
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes of the state file."""
+        table = {name: getattr(self, name) for name in self.__slots__}
+        return canonical.encode(table | {"version": VERSION})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read the state file.
+
+        Raises:
+            FormatError: it is damaged.
+        """
+        names = set(cls.__slots__) | {"version"}
+        table = canonical.fields(canonical.decode(data), names, what="trust state")
+        table.pop("version")
+        for name in ("revoked_blueprints", "withdrawn_releases"):
+            table[name] = tuple(table[name])
+        return cls(**table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedStudy:
+    """A verified study, and the verified key to seal to."""
+
+    study: Study
+    recipient_key: RecipientKey
+    open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedRelease:
+    """A verified release."""
+
+    release: Release
+    envelope: bytes
+    withdrawn: bool
+    published: Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A contact's answer after every rule above held."""
+
+    trust: Trust
+    studies: tuple[OfferedStudy, ...]
+    blueprints: tuple[StatusNews, ...]
+    releases: tuple[OfferedRelease, ...]
+    signing_chain: bytes
+    entries: tuple[Entry, ...]
+
+
+def accept(news: News, *, pins: Pins, site: str, known: Trust | None, now: datetime) -> World:
+    """Verify one contact's answer against what is known.
+
+    Raises:
+        TrustError: the log was rewritten, shortened or forked, or a list went back.
+        KitError: a signature, certificate or format is off.
+    """
+    checkpoint = _advance(news, pins, known)
+    revocations = _revocations(news, pins, known, now)
+    entries: list[Entry] = []
+    for status in news.blueprints:
+        entries += _check_status(status, pins, news.checkpoint)
+    releases = []
+    for offer in news.releases:
+        releases.append(_check_release(offer, news, pins, revocations, now))
+        entries += [offer.published, *offer.withdrawal]
+    times = [revocations.issued, known.newest_time if known else ""]
+    trust = Trust(
+        checkpoint=news.checkpoint,
+        size=checkpoint.size,
+        root=checkpoint.root.hex(),
+        revocations=revocations.number,
+        revoked_blueprints=revocations.blueprints,
+        withdrawn_releases=revocations.releases,
+        newest_time=max(times),
+    )
+    return World(
+        trust=trust,
+        studies=tuple(_check_study(offer, pins, site) for offer in news.studies),
+        blueprints=news.blueprints,
+        releases=tuple(releases),
+        signing_chain=news.signing_chain,
+        entries=tuple(entries),
+    )
+
+
+def _advance(news: News, pins: Pins, known: Trust | None) -> Checkpoint:
+    checkpoint = Checkpoint.verify(news.checkpoint, origin=pins.log_origin, key=pins.log_key)
+    if known is None:
+        return checkpoint
+    try:
+        merkle.verify_consistency(
+            known.size,
+            bytes.fromhex(known.root),
+            checkpoint.size,
+            checkpoint.root,
+            news.consistency,
+        )
+    except FormatError as error:
+        raise TrustError(
+            f"the audit log contradicts what this site saw at size {known.size}: {error}",
+            hint="do not submit; keep this home, and ask the coordinator's auditor to explain",
+        ) from error
+    return checkpoint
+
+
+def _revocations(news: News, pins: Pins, known: Trust | None, now: datetime) -> Revocations:
+    payload = open_document(
+        news.revocations, documents.REVOCATIONS_TYPE, news.signing_chain, pins, now
+    )
+    revocations = Revocations.from_bytes(payload)
+    if revocations.federation != pins.federation:
+        raise TrustError("the revocation list is another federation's")
+    if known is not None and revocations.number < known.revocations:
+        raise TrustError("the revocation list is older than the one this site holds")
+    return revocations
+
+
+def open_document(envelope: bytes, kind: str, chain: bytes, pins: Pins, now: datetime) -> bytes:
+    """Return the payload of a document that the coordinator signed.
+
+    Raises:
+        KitError: it did not, or the certificate does not prove it at `now`.
+    """
+    return documents.open_signed(
+        envelope,
+        kind,
+        certificates.from_pem(chain),
+        signer=identity.coordinator(pins.federation),
+        root=certificates.from_der(pins.root_der),
+        now=now,
+    )
+
+
+def open_study(envelope: bytes, pins: Pins) -> Study:
+    """Return a study after checking it under the pinned study key.
+
+    Raises:
+        KitError: it is not signed by that key, or not a study of this federation.
+    """
+    found = Study.from_bytes(dsse.open_with_key(envelope, study.PAYLOAD_TYPE, pins.study_key))
+    if found.federation != pins.federation:
+        raise TrustError("the study is another federation's")
+    return found
+
+
+def open_recipient_key(envelope: bytes, pins: Pins, expected: Study, site: str) -> RecipientKey:
+    """Return the key this site seals to, for one study, after checking it.
+
+    Raises:
+        KitError: it is not signed by the pinned key, or is for another study, round or site.
+    """
+    found = RecipientKey.from_bytes(
+        dsse.open_with_key(envelope, study.RECIPIENT_KEY_TYPE, pins.study_key)
+    )
+    if (found.study_digest, found.round, found.site) != (expected.digest, expected.round, site):
+        raise TrustError("the recipient key is for another study, round or site")
+    return found
+
+
+def _check_study(offer: StudyNews, pins: Pins, site: str) -> OfferedStudy:
+    found = open_study(offer.manifest, pins)
+    key = open_recipient_key(offer.recipient_key, pins, found, site)
+    return OfferedStudy(study=found, recipient_key=key, open=offer.open)
+
+
+def check_entry(entry: Entry, pins: Pins, *, subject: str) -> Event:
+    """Check one receipt and return the event it proves.
+
+    Raises:
+        KitError: the receipt does not prove the leaf, or the leaf is about something else.
+    """
+    receipt = Receipt.from_text(entry.receipt)
+    receipt.verify(entry.leaf, origin=pins.log_origin, key=pins.log_key)
+    event = Event.from_leaf(entry.leaf)
+    if event.subject != subject:
+        raise TrustError("a receipt is about something else than it was given for")
+    return event
+
+
+def _check_status(status: StatusNews, pins: Pins, checkpoint: str) -> list[Entry]:
+    canonical.sha256_hex(status.digest, what="blueprint digest")
+    kinds = set()
+    for entry in status.entries:
+        kinds.add(check_entry(entry, pins, subject=status.digest).kind)
+        _same_checkpoint(entry, checkpoint)
+    if status.state != RECEIVING and PROOF_OF_STATE.get(status.state) not in kinds:
+        raise TrustError(
+            f"the coordinator says `{canonical.printable(status.state)}` of a blueprint, but its"
+            " log does not"
+        )
+    return list(status.entries)
+
+
+def _same_checkpoint(entry: Entry, checkpoint: str) -> None:
+    if Receipt.from_text(entry.receipt).checkpoint != checkpoint:
+        raise TrustError("a receipt leads to another checkpoint than the contact's")
+
+
+def _check_release(
+    offer: ReleaseNews, news: News, pins: Pins, revocations: Revocations, now: datetime
+) -> OfferedRelease:
+    payload = open_document(offer.envelope, documents.RELEASE_TYPE, news.signing_chain, pins, now)
+    release = Release.from_bytes(payload)
+    event = check_entry(offer.published, pins, subject=release.digest)
+    _same_checkpoint(offer.published, news.checkpoint)
+    if event.kind is not Kind.RELEASE_PUBLISHED or event.details["statement"] != canonical.digest(
+        payload
+    ):
+        raise TrustError("the log does not record this release as it was sent")
+    kinds = {check_entry(e, pins, subject=release.digest).kind for e in offer.withdrawal}
+    listed = release.digest in revocations.releases
+    if offer.withdrawn != listed or (offer.withdrawn and Kind.RELEASE_WITHDRAWN not in kinds):
+        raise TrustError("the revocation list, the log and the release list do not agree")
+    if not offer.withdrawn and set(release.ancestors) & set(revocations.blueprints):
+        raise TrustError("a current release descends from a revoked blueprint")
+    return OfferedRelease(
+        release=release,
+        envelope=offer.envelope,
+        withdrawn=offer.withdrawn,
+        published=offer.published,
+    )
+
+
+def check_clock(trust: Trust | None, now: datetime) -> None:
+    """Refuse a clock that stands before the newest signed time seen here (A18).
+
+    Raises:
+        KitError: it does, by more than an hour.
+    """
+    if trust is None:
+        return
+    behind = clock.parse_rfc3339(trust.newest_time) - now
+    if behind.total_seconds() > 3600:
+        raise KitError(
+            f"this machine's clock stands {behind} before the newest time signed by the coordinator",
+            hint="set the clock; a wound-back clock could revive a withdrawn model",
+        )

@@ -1,0 +1,94 @@
+"""The door of a command line: one `except`, one way to show errors and results."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kit.errors import KitError
+
+INTERRUPTED = 130
+
+
+def run(program: str, command: Callable[[], object]) -> int:
+    """Run a command; returns its exit status, 0 only if all of it was done.
+
+    Errors go to stderr as `<program>: error: ...` and `<program>: hint: ...`.
+    """
+    try:
+        command()
+    except KitError as error:
+        complain(program, str(error), hint=error.hint)
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain(program, "interrupted", hint="run the same command again; nothing is half-written")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        where = f": `{error.filename}`" if error.filename else ""
+        complain(program, f"{(error.strerror or str(error)).lower()}{where}")
+        return 1
+    return 0
+
+
+def complain(program: str, message: str, *, hint: str | None = None) -> None:
+    """Write one error line, and a hint if there is one, to stderr."""
+    sys.stderr.write(f"{program}: error: {message}\n")
+    if hint:
+        sys.stderr.write(f"{program}: hint: {hint}\n")
+
+
+def note(text: str) -> None:
+    """Write one line of progress to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def emit(result: Any, *, as_json: bool, text: str | None = None) -> None:
+    """Write a result to stdout: as JSON, or as `text`, or as `name: value` lines."""
+    table = to_table(result)
+    if as_json:
+        sys.stdout.write(json.dumps(table, indent=2, sort_keys=True) + "\n")
+    elif text is not None:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+    elif isinstance(table, Mapping):
+        width = max((len(name) for name in table), default=0)
+        for name, value in table.items():
+            sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {_plain(value)}\n")
+    else:
+        sys.stdout.write(f"{_plain(table)}\n")
+    sys.stdout.flush()
+
+
+def to_table(value: Any) -> Any:
+    """Return dataclasses as dictionaries, paths and enumerations as strings, the rest as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: to_table(getattr(value, f.name)) for f in fields}
+    if isinstance(value, Mapping):
+        return {str(key): to_table(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_table(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)
+
+
+def columns(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> str:
+    """Return rows as an aligned table with a head line."""
+    table = [head, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value) or "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    return str(value)

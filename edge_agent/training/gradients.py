@@ -68,6 +68,15 @@ def _by_unit(rows: Tensor, draws: int) -> Tensor:
     return rows.reshape(draws, len(rows) // draws, *rows.shape[1:])
 
 
+def _flat(rows: Tensor, draws: int) -> Tensor:
+    """View [K * U, C, H, W] as [K, U, C, H * W]."""
+    return _by_unit(rows.flatten(2), draws)
+
+
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0)
+
+
 class _UnitConv2d(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -85,6 +94,8 @@ class _UnitConv2d(torch.autograd.Function):
         grouped = (units * layer.out_channels, layer.in_channels, *layer.kernel_size)
 
         def weight_gradient() -> Tensor:
+            if _is_pointwise(layer):  # a matrix product; a grouped 1x1 convolution is slow
+                return torch.einsum("kuot,kuit->uoi", _flat(grad, ctx.draws), _flat(x, ctx.draws))
             inputs = x.reshape(ctx.draws, -1, *x.shape[2:])
             outputs = grad.reshape(ctx.draws, -1, *grad.shape[2:])
             each: Tensor = conv2d_weight(inputs, grouped, outputs, *how, units)  # type: ignore[no-untyped-call]

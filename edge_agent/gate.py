@@ -27,6 +27,8 @@ from kit.errors import KitError
 
 SUPPORT_FACTOR = 4  # a support of at most this many times the training images is a replay
 SAME_SHARE = 0.15  # two samples are one if closer than this share of the usual nearest distance
+SAME_OF_SPREAD = 0.08  # and of the samples' own spread: blurred images are close, not equal
+EQUAL_SHARE = 0.02  # samples this close are one however small the spread is
 MIN_COLLISIONS = 3  # fewer coincidences say nothing
 
 NEIGHBOURS = 10  # units whose mean distance a nearest distance is divided by
@@ -96,9 +98,9 @@ def check(
             f"the gate cannot judge a generator of under {MIN_UNITS} units",
             hint="train on more patients or images",
         )
-    usual, own = references.leave_one_out()
+    nearest, own = references.leave_one_out()
     checks = (
-        _support(samples, sample_labels, cohort, radius=SAME_SHARE * float(np.median(usual))),
+        _support(samples, sample_labels, cohort, usual=float(np.median(nearest))),
         _near_copies(samples, references, own),
     )
     return GateReport(passed=all(c.passed for c in checks), checks=checks)
@@ -142,8 +144,8 @@ def _relative(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the nearest distance, and its ratio to the mean of the next units' distances.
 
-    Carlini et al. 2023 (arXiv:2301.13188, section 5.1) divide by the mean of 50 neighbours for the
-    same reason: a blurred or plain image is close to everything and no copy of anything.
+    Carlini et al. 2023 (arXiv:2301.13188) divide by the mean of 50 neighbours for the same reason:
+    a blurred or plain image is close to everything and no copy of anything.
     """
     count = min(NEIGHBOURS, units - 1)
     ordered = np.sort(np.partition(distances, count, axis=1)[:, : count + 1], axis=1)
@@ -163,8 +165,8 @@ def _near_copies(
     limit = _alarm_count(len(samples), chance)
     passed = close < limit
     words = (
-        f"{close} of {len(samples)} samples are closer to one unit than 98 % of real images are to "
-        f"another; from {limit} on they are taken for copies"
+        f"{close} of {len(samples)} samples are closer to one unit than {1 - COPY_QUANTILE:.0%} of "
+        f"real images are to another; from {limit} on they are taken for copies"
     )
     return Check(
         name="near-copies",
@@ -198,14 +200,14 @@ def _support(
     sample_labels: NDArray[np.int64],
     cohort: Cohort,
     *,
-    radius: float,
+    usual: float,
 ) -> Check:
     """Judge each class by its own images; the class with the least support per image speaks."""
     worst, words = math.inf, "no class has samples and training images"
     for label in np.unique(sample_labels):
         images = int((cohort.labels == label).sum())
         of_class = _flat(samples[sample_labels == label])
-        distinct = _distinct(of_class, radius)
+        distinct = _distinct(of_class, usual)
         support = support_estimate(len(of_class), distinct)
         if images and len(of_class) - distinct >= MIN_COLLISIONS:
             ratio = support / images
@@ -245,14 +247,20 @@ def support_estimate(n: int, distinct: int) -> float:
     return high
 
 
-def _distinct(flat: NDArray[np.float32], radius: float) -> int:
-    """Count the samples that have no earlier sample within `radius`."""
+def _distinct(flat: NDArray[np.float32], usual: float) -> int:
+    """Count the samples that have no earlier sample so close that the two are one."""
     distinct = 0
+    radius = _radius(flat, usual)
     for part, distances in _distances(flat, flat):
         rows = np.arange(part.start, part.start + len(distances))
         earlier = np.arange(len(flat))[None] < rows[:, None]
         distinct += int((~((distances <= radius) & earlier).any(axis=1)).sum())
     return distinct
+
+
+def _radius(flat: NDArray[np.float32], usual: float) -> float:
+    spread = float(np.median(next(_distances(flat[:MAX_REFERENCES], flat))[1]))
+    return max(EQUAL_SHARE * usual, min(SAME_SHARE * usual, SAME_OF_SPREAD * spread))
 
 
 def _flat(images: NDArray[np.float32]) -> NDArray[np.float32]:

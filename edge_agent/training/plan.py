@@ -139,6 +139,12 @@ def plan_for(
         epsilon=policy.epsilon, delta=delta, sample_rate=rate, steps=count, past=past
     )
     noise = math.ceil(least * _NOISE_GRID) / _NOISE_GRID
+    if noise > preset.expected_batch_size:
+        raise KitError(
+            f"the privacy budget of these {unit}s is all but spent: noise {noise:.3g} would hide "
+            f"even {preset.expected_batch_size} of them",
+            hint="train with fewer steps, or leave the budget for erasures",
+        )
     event = DpEvent(sample_rate=rate, noise_multiplier=noise, steps=count)
     return PrivacyPlan(
         unit=unit,

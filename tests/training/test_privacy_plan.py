@@ -1,0 +1,82 @@
+from dataclasses import replace
+
+import pytest
+
+from edge_agent.training.plan import MIN_UNITS, PrivacyPlan, plan_for
+from federation.accounting import DpEvent, compose, epsilon
+from federation.study import Unit
+from kit.errors import KitError
+
+
+def test_plan_follows_from_the_declared_number_alone(study):
+    plan = plan_for(study, n_declared=400, unit=Unit.IMAGE)
+    assert plan == plan_for(study, n_declared=400, unit=Unit.IMAGE)
+    assert plan.sample_rate == plan.expected_batch_size / 400
+    assert plan.delta == 1e-5
+    assert plan.epsilon <= study.privacy.epsilon
+    assert plan.epsilon > 0.999 * study.privacy.epsilon
+    assert plan.epsilon == epsilon(
+        sample_rate=plan.sample_rate,
+        noise_multiplier=plan.noise_multiplier,
+        steps=plan.steps,
+        delta=plan.delta,
+    )
+
+
+def test_delta_is_the_least_of_study_design_and_number(study, make):
+    strict = make["study"](delta=1e-7)
+    assert plan_for(study, n_declared=400, unit=Unit.IMAGE, steps=9).delta == 1e-5
+    assert plan_for(study, n_declared=20_000, unit=Unit.IMAGE, steps=9).delta == 1 / 2_000_000
+    assert plan_for(strict, n_declared=400, unit=Unit.IMAGE, steps=9).delta == 1e-7
+
+
+def test_plan_leaves_room_for_what_was_spent_before(study):
+    past = [DpEvent(sample_rate=0.3, noise_multiplier=6.0, steps=300)]
+    fresh = plan_for(study, n_declared=400, unit=Unit.IMAGE)
+    second = plan_for(study, n_declared=400, unit=Unit.IMAGE, past=past)
+    assert second.noise_multiplier > fresh.noise_multiplier
+    assert compose([*past, second.event], second.delta) <= study.privacy.epsilon
+    with pytest.raises(KitError, match="budget of these images is all but spent"):
+        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=[fresh.event])
+    with pytest.raises(KitError, match="no noise keeps"):
+        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=[fresh.event, fresh.event])
+
+
+@pytest.mark.parametrize("declared", [0, -5, 1, MIN_UNITS - 1])
+def test_too_few_units_are_refused(study, declared):
+    assert plan_for(study, n_declared=MIN_UNITS, unit=Unit.IMAGE, steps=2).sample_rate < 1
+    with pytest.raises(KitError, match="too few"):
+        plan_for(study, n_declared=declared, unit=Unit.IMAGE)
+
+
+def test_plan_reads_back_and_says_why(study):
+    plan = plan_for(study, n_declared=400, unit=Unit.IMAGE)
+    assert PrivacyPlan.from_table(plan.to_table()) == plan
+    for word in ("at least 400 images", "epsilon 8", "delta 1e-05", f"{plan.steps} steps"):
+        assert word in plan.reason
+    with pytest.raises(KitError):
+        PrivacyPlan.from_table({k: v for k, v in plan.to_table().items() if k != "delta"})
+    with pytest.raises(KitError):
+        PrivacyPlan.from_table(plan.to_table() | {"unit": "hospital"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample_rate": 0.2},
+        {"n_declared": 500},
+        {"noise_multiplier": 1.0},
+        {"steps": 10},
+        {"steps": 0},
+        {"epsilon": 1.0},
+        {"delta": 1e-3},
+        {"max_grad_norm": 0.0},
+        {"max_grad_norm": float("inf")},
+        {"draws_per_unit": 0},
+    ],
+)
+def test_figures_that_do_not_belong_together_are_refused(study, change):
+    plan = plan_for(study, n_declared=400, unit=Unit.IMAGE)
+    assert replace(plan) == plan
+    with pytest.raises(KitError):
+        replace(plan, **change)

@@ -206,8 +206,8 @@ def test_loss_that_is_not_finite_is_refused_uncharged(
 ):
     images = cohort.images.copy()
     images[:, :, 3, 3] = np.nan
+    broken = replace(cohort, images=images)
     with pytest.raises(KitError, match="loss is not finite") as caught:
-        broken = replace(cohort, images=images)
         train_run(tmp_path / "bad", study, architecture, broken, options, ledger)
     assert caught.value.hint
     assert ledger.charged == 0
@@ -272,8 +272,8 @@ def test_run_without_privacy_resumes(tmp_path, architecture, cohort, make, monke
 def test_labels_that_were_not_declared_are_refused(
     tmp_path, study, architecture, cohort, options, ledger, change, message
 ):
+    other = replace(options, **change)
     with pytest.raises(KitError, match=message):
-        other = replace(options, **change)
         train_run(tmp_path / "bad", study, architecture, cohort, other, ledger)
     assert not (tmp_path / "bad").exists()
     train_run(tmp_path / "good", study, architecture, cohort, options, ledger)

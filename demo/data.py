@@ -120,8 +120,13 @@ def _read(data: Path | None) -> _Images:
 
 
 def _digits() -> _Images:
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise KitError(
+            "scikit-learn, which brings the handwritten digits, is not installed",
+            hint="install it, or give --data",
+        ) from error
     digits = load_digits()
     stored = np.round(digits.images * (255 / 16)).astype(np.uint8)
     items = [

@@ -9,7 +9,7 @@ from federation.study import Study
 from kit import canonical, config
 from kit.errors import KitError
 from kit.files import private_folder, read_limited, write_secret
-from pki import identity
+from pki import identity as identities
 from pki.enrolment import Pins
 
 CONFIG = "config.toml"
@@ -65,15 +65,15 @@ class Home:
         return Pins.from_table(canonical.decode(self.read(self.path / "pins.json", "pins")))
 
     @property
-    def identity(self) -> identity.Identity:
+    def identity(self) -> identities.Identity:
         """This site's identity."""
         settings = self.config
-        return identity.site(settings.federation, settings.site)
+        return identities.site(settings.federation, settings.site)
 
     @property
-    def coordinator(self) -> identity.Identity:
+    def coordinator(self) -> identities.Identity:
         """The coordinator's identity."""
-        return identity.coordinator(self.config.federation)
+        return identities.coordinator(self.config.federation)
 
     def key(self, name: str) -> Path:
         """Return the path of a private key."""

@@ -124,11 +124,13 @@ class Trust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedStudy:
-    """A verified study, and the verified key to seal to."""
+    """A verified study and the verified key to seal to, with the signed documents as they came."""
 
     study: Study
     recipient_key: RecipientKey
     open: bool
+    manifest: bytes
+    recipient: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +268,13 @@ def open_recipient_key(envelope: bytes, pins: Pins, expected: Study, site: str) 
 def _check_study(offer: StudyNews, pins: Pins, site: str) -> OfferedStudy:
     found = open_study(offer.manifest, pins)
     key = open_recipient_key(offer.recipient_key, pins, found, site)
-    return OfferedStudy(study=found, recipient_key=key, open=offer.open)
+    return OfferedStudy(
+        study=found,
+        recipient_key=key,
+        open=offer.open,
+        manifest=offer.manifest,
+        recipient=offer.recipient_key,
+    )
 
 
 def check_entry(entry: Entry, pins: Pins, *, subject: str) -> Event:
@@ -338,6 +346,6 @@ def check_clock(trust: Trust | None, now: datetime) -> None:
     behind = clock.parse_rfc3339(trust.newest_time) - now
     if behind.total_seconds() > 3600:
         raise KitError(
-            f"this machine's clock stands {behind} before the newest time signed by the coordinator",
+            f"this machine's clock is {behind} behind the newest time the coordinator signed",
             hint="set the clock; a wound-back clock could revive a withdrawn model",
         )

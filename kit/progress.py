@@ -28,6 +28,11 @@ class Progress:
         self._every_s = _REDRAW_S if self._stream.isatty() else _LINE_EVERY_S
         self._shown_at = float("-inf")
 
+    def move(self, done: int, total: int) -> None:
+        """Show progress of work whose total is known only once it runs."""
+        self._total = total
+        self.update(done)
+
     def update(self, done: int, **figures: str) -> None:
         """Show that `done` of the total steps are done, with named figures."""
         now = self._clock()

@@ -1,0 +1,241 @@
+"""The `edge-agent` command: a thin door over this side's rooms."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from kit import clock, door
+from kit.errors import KitError
+from kit.progress import Progress
+
+PROGRAM = "edge-agent"
+
+app = typer.Typer(
+    name=PROGRAM,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a private generator on a hospital's images, submit it, and use what comes back.",
+)
+audit_app = typer.Typer(no_args_is_help=True, help="Check the receipts this site holds.")
+app.add_typer(audit_app, name="audit")
+
+HomeDir = Annotated[
+    Path, typer.Option("--home", envvar="EDGE_AGENT_HOME", help="This installation's folder.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+StudyName = Annotated[str, typer.Option("--study", help="The study's id.")]
+Data = Annotated[
+    Path, typer.Option("--data", help="A folder of class folders, or an .npz with MedMNIST keys.")
+]
+Run = Annotated[str, typer.Option("--run", help="The run's name; default: the study's id.")]
+
+
+@app.command()
+def enroll(
+    home: HomeDir,
+    token: Annotated[
+        Path | None, typer.Option("--token", help="The token file from the coordinator.")
+    ] = None,
+    lifetime_epsilon: Annotated[
+        float, typer.Option(help="Lifetime privacy budget of every patient here: epsilon.")
+    ] = 8.0,
+    lifetime_delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
+    as_json: Json = False,
+) -> None:
+    """Enrol this site; run it again after the coordinator confirmed the code."""
+    from edge_agent import contact, enrolment
+    from edge_agent.exchange import Exchange
+    from edge_agent.home import Home
+
+    result = enrolment.enrol(home, token, epsilon=lifetime_epsilon, delta=lifetime_delta)
+    enrolled = Home.open(home)
+    with Exchange.open(enrolled) as exchange:
+        contact.contact(enrolled, exchange)
+    door.emit(result, as_json=as_json)
+
+
+@app.command()
+def train(
+    home: HomeDir,
+    study: StudyName,
+    data: Data,
+    labels: Annotated[
+        str, typer.Option(help="The classes this site declares, by commas, before data are read.")
+    ],
+    declared_count: Annotated[
+        int | None,
+        typer.Option(help="A lower bound of this site's units that may be assumed; never sent."),
+    ] = None,
+    run: Run = "",
+    preset: Annotated[str, typer.Option(help="A generator preset the study allows.")] = "",
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps, instead of the preset's.")
+    ] = None,
+    without_privacy: Annotated[
+        bool,
+        typer.Option("--without-privacy", help="Only where the study allows personal data."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a generator on this site's images; offline, resumable by the same command."""
+    from edge_agent import runs
+    from edge_agent.home import Home
+
+    request = runs.Request(
+        study=study,
+        data=data,
+        labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        declared_count=declared_count,
+        run=run or study,
+        preset=preset,
+        without_privacy=without_privacy,
+        steps=steps,
+    )
+    result = runs.train(Home.open(home), request, now=clock.utc_now(), tell=door.note)
+    door.emit(result, as_json=as_json)
+
+
+@app.command()
+def inspect(home: HomeDir, study: StudyName, run: Run = "", as_json: Json = False) -> None:
+    """Show exactly what would leave for a finished run."""
+    from edge_agent import inspection
+    from edge_agent.home import Home
+
+    door.emit(inspection.inspect(Home.open(home), run or study), as_json=as_json)
+
+
+@app.command()
+def submit(home: HomeDir, study: StudyName, run: Run = "", as_json: Json = False) -> None:
+    """Seal a finished run and bring it to the coordinator; goes on where it was cut off."""
+    from edge_agent import submission
+    from edge_agent.home import Home
+
+    bar = Progress("upload (KiB)", 0)
+    result = submission.submit(
+        Home.open(home),
+        run or study,
+        now=clock.utc_now(),
+        sent=lambda d, t: bar.move(d >> 10, t >> 10),
+    )
+    door.emit(result, as_json=as_json)
+
+
+@app.command()
+def status(home: HomeDir, as_json: Json = False) -> None:
+    """Ask the coordinator for news, verify it, and show where this site stands."""
+    from edge_agent import inspection
+    from edge_agent.home import Home
+
+    door.emit(inspection.status(Home.open(home), now=clock.utc_now()), as_json=as_json)
+
+
+@app.command()
+def fetch(home: HomeDir, study: StudyName, as_json: Json = False) -> None:
+    """Install the newest release of a study, after verifying everything about it."""
+    from edge_agent import installed
+    from edge_agent.home import Home
+
+    result = installed.fetch(Home.open(home), study, got=_kibibytes("download"))
+    door.emit(result, as_json=as_json)
+
+
+@app.command()
+def predict(
+    home: HomeDir,
+    study: StudyName,
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a .csv or .json file instead of stdout.")
+    ] = None,
+) -> None:
+    """Predict images with the installed release; research use only, not a medical device."""
+    from edge_agent import inference, installed
+    from edge_agent.datasets.load import load_images
+    from edge_agent.home import Home
+    from kit.files import write_atomic
+
+    agent, now = Home.open(home), clock.utc_now()
+    found, rule = installed.load(agent, study, now=now), agent.study(study)
+    model = inference.open_model(found.model, contract=found.contract(rule))
+    images = load_images(data, rule.image, rule.classes)
+    for refusal in images.refused:
+        door.note(f"left out: {refusal.file}: {refusal.reason}")
+    table = inference.tabulate(model, images, release=found.release.digest, now=now)
+    text = table.to_csv() if out is None or out.suffix == ".csv" else table.to_json()
+    door.note(f"{len(table.rows)} images; {model.why}; research use only, not a medical device")
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_atomic(out, text.encode(), mode=0o600)
+
+
+@app.command()
+def evaluate(
+    home: HomeDir,
+    study: StudyName,
+    data: Data,
+    probabilities: Annotated[
+        Path | None, typer.Option("--probabilities", help="Also write them to this JSON file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate the installed release on this site's own labelled images; figures stay here."""
+    from edge_agent import inspection
+    from edge_agent.home import Home
+
+    result = inspection.evaluate(Home.open(home), study, data, probabilities, now=clock.utc_now())
+    door.emit(result, as_json=as_json)
+
+
+@app.command()
+def withdraw(
+    home: HomeDir,
+    study: StudyName,
+    reason: Annotated[str, typer.Option(help="Why; only a commitment to it is sent.")],
+    as_json: Json = False,
+) -> None:
+    """Take this site's blueprint back: out of use at once, shredded after the grace period."""
+    from edge_agent import submission
+    from edge_agent.home import Home
+
+    status_now = submission.withdraw(Home.open(home), study, reason=reason, now=clock.utc_now())
+    result = {"blueprint": status_now.digest, "state": status_now.state}
+    door.emit(result, as_json=as_json)
+
+
+@audit_app.command("verify")
+def audit_verify(
+    home: HomeDir,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the coordinator for consistency.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify every receipt held here, and that the coordinator's log still contains them."""
+    from edge_agent import inspection
+    from edge_agent.home import Home
+
+    door.emit(inspection.audit(Home.open(home), offline=offline), as_json=as_json)
+
+
+def _kibibytes(what: str) -> Callable[[int, int], None]:
+    bar = Progress(f"{what} (KiB)", 0)
+    return lambda done, total: bar.move(done >> 10, total >> 10)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    sys.exit(door.run(PROGRAM, _invoke))
+
+
+def _invoke() -> None:
+    try:
+        app(prog_name=PROGRAM, standalone_mode=False)
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except typer.exceptions.TyperException as error:
+        raise KitError(str(error), hint=f"see `{PROGRAM} --help`") from error

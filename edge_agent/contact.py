@@ -1,0 +1,108 @@
+"""Contact with the coordinator: ask, verify everything, then keep it."""
+
+from datetime import datetime
+from pathlib import Path
+
+from edge_agent import trust
+from edge_agent.exchange import Exchange
+from edge_agent.home import Home
+from edge_agent.trust import Entry, Trust, World
+from federation.auditlog.checkpoint import Receipt
+from federation.auditlog.events import Event
+from kit import clock
+from kit.errors import KitError
+from kit.files import read_limited, write_atomic, write_secret
+from pki import certificates, keys, verification
+
+_MAX_PEM_BYTES = 64 << 10
+
+
+def known(home: Home) -> Trust | None:
+    """Return what was proved so far, or None before the first contact.
+
+    Raises:
+        FormatError: the state file is damaged.
+    """
+    if not home.trust.is_file():
+        return None
+    return Trust.from_bytes(home.read(home.trust, "trust state"))
+
+
+def contact(home: Home, exchange: Exchange) -> World:
+    """Ask for the state of the world, verify it, and keep it.
+
+    Raises:
+        TrustError: it contradicts what was proved before.
+        KitError: the coordinator cannot be reached or refuses.
+    """
+    before = known(home)
+    now = clock.utc_now()
+    trust.check_clock(before, now)
+    news = exchange.contact(before.size if before else 0)
+    world = trust.accept(news, pins=home.pins, site=home.config.site, known=before, now=now)
+    _keep(home, world)
+    _renew(home, exchange, now)
+    return world
+
+
+def _keep(home: Home, world: World) -> None:
+    for offer in world.studies:
+        write_atomic(home.study_file(offer.study.id, "manifest"), offer.manifest)
+        write_atomic(home.study_file(offer.study.id, "recipient"), offer.recipient)
+    for entry in world.entries:
+        keep_entry(home, entry)
+    _purge_outbox(home, world)
+    write_atomic(home.trust, world.trust.to_bytes())
+
+
+def keep_entry(home: Home, entry: Entry) -> None:
+    """Keep one log leaf with its newest receipt."""
+    event = Event.from_leaf(entry.leaf)
+    index = Receipt.from_text(entry.receipt).index
+    stem = home.receipts / f"{index:06d}-{event.kind}-{event.subject[:16]}"
+    write_atomic(stem.with_name(stem.name + ".leaf.json"), entry.leaf)
+    write_atomic(stem.with_name(stem.name + ".tlog-proof"), entry.receipt.encode())
+
+
+def receipts(home: Home) -> list[tuple[Path, Entry]]:
+    """Return every kept log entry.
+
+    Raises:
+        KitError: a receipt's file is missing.
+    """
+    found = sorted(home.receipts.glob("*.leaf.json")) if home.receipts.is_dir() else []
+    entries = []
+    for path in found:
+        proof = path.with_name(path.name.removesuffix(".leaf.json") + ".tlog-proof")
+        entry = Entry(
+            leaf=home.read(path, "log entry"), receipt=home.read(proof, "receipt").decode()
+        )
+        entries.append((path, entry))
+    return entries
+
+
+def _purge_outbox(home: Home, world: World) -> None:
+    """Delete sealed copies that no longer have a purpose (A2)."""
+    ended = {s.digest for s in world.blueprints if s.state in ("revoked", "rejected", "refused")}
+    for folder in home.outbox.iterdir():
+        if folder.name in ended:
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+
+def _renew(home: Home, exchange: Exchange, now: datetime) -> None:
+    """Replace the TLS certificate at two thirds of its life; the old one works until then."""
+    chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
+    leaf = certificates.from_pem(chain)[0]
+    lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    if now < leaf.not_valid_before_utc + lifetime * 2 / 3:
+        return
+    key = keys.new_tls_key()
+    fresh = exchange.renew(certificates.request(key))
+    root = certificates.from_der(home.pins.root_der)
+    fresh_chain = certificates.from_pem(fresh)
+    if verification.verify_tls_client(fresh_chain, root=root, now=now) != home.identity:
+        raise KitError("the coordinator renewed the certificate for another site")
+    write_secret(home.key("tls.key"), keys.pem(key))
+    write_atomic(home.tls_chain, fresh)

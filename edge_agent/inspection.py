@@ -1,0 +1,203 @@
+"""What people at the site look at: what would leave, where things stand, how good a release is."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_agent import contact, installed, trust
+from edge_agent.exchange import Exchange
+from edge_agent.home import Home
+from edge_agent.submission import outgoing, signing_chain
+from federation.blueprint.statement import CIPHERTEXT, WEIGHTS, WRAPPED_KEY
+from kit import canonical, clock
+from kit.files import read_limited, write_atomic
+from pki import certificates
+
+_MAX_PEM_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """Exactly what `submit` would send, and nothing else that it could send."""
+
+    study: str
+    recipient: str
+    sender: str
+    outputs: tuple[str, ...]
+    architecture: dict[str, Any]
+    weights_bytes: int
+    weights_sha256: str
+    privacy: str
+    mechanism: dict[str, Any] | None
+    gate_passed: bool
+    ledger_head: str
+    ledger_counter: int
+    files: tuple[str, ...]
+    never_leaves: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where this site stands with its coordinator."""
+
+    site: str
+    federation: str
+    tls_certificate_expires: str
+    signing_certificate_expires: str
+    log_size: int
+    studies: tuple[dict[str, Any], ...]
+    blueprints: tuple[dict[str, Any], ...]
+    releases: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptAudit:
+    """What `audit verify` checked."""
+
+    receipts: int
+    log_size: int
+    log_root: str
+    consistent: bool | None
+
+
+def inspect(home: Home, run: str) -> Leaving:
+    """Return what would leave for a finished run.
+
+    Raises:
+        KitError: there is no such finished run.
+    """
+    item = outgoing(home, run)
+    mechanism = item.privacy.gaussian
+    words = "contains personal data: trained without differential privacy"
+    if mechanism is not None:
+        words = (
+            f"differentially private if this code ran unmodified with secret noise:"
+            f" ({mechanism.epsilon:.3g}, {mechanism.delta:g}) per {item.privacy.unit}"
+        )
+    return Leaving(
+        study=item.study.id,
+        recipient=home.coordinator.uri,
+        sender=home.identity.uri,
+        outputs=item.outputs,
+        architecture=item.architecture,
+        weights_bytes=len(item.weights),
+        weights_sha256=canonical.digest(item.weights),
+        privacy=words,
+        mechanism=None
+        if mechanism is None
+        else {name: getattr(mechanism, name) for name in mechanism.__slots__},
+        gate_passed=item.gate.passed,
+        ledger_head=item.privacy.ledger_head,
+        ledger_counter=item.privacy.ledger_counter,
+        files=("signed statement", CIPHERTEXT + f" ({WEIGHTS}, architecture.json)", WRAPPED_KEY),
+        never_leaves="images, counts, patient ids, file names, gate scores, metrics, checkpoints",
+    )
+
+
+def status(home: Home, *, now: datetime) -> Standing:
+    """Contact the coordinator and say where things stand.
+
+    Raises:
+        KitError: it cannot be reached, refuses, or contradicts what it proved.
+    """
+    with Exchange.open(home) as exchange:
+        world = contact.contact(home, exchange)
+    names = {offer.study.digest: offer.study.id for offer in world.studies}
+    chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
+    return Standing(
+        site=home.config.site,
+        federation=home.config.federation,
+        tls_certificate_expires=_expiry(certificates.from_pem(chain)[0]),
+        signing_certificate_expires=_expiry(signing_chain(home)[0]),
+        log_size=world.trust.size,
+        studies=tuple(
+            {"id": o.study.id, "open": o.open, "classes": list(o.study.classes)}
+            for o in world.studies
+        ),
+        blueprints=tuple(
+            {
+                "digest": s.digest,
+                "study": names.get(s.study_digest, s.study_digest),
+                "state": s.state,
+                "reason": canonical.printable(s.reason, width=300),
+                "receipts": len(s.entries),
+            }
+            for s in world.blueprints
+        ),
+        releases=tuple(
+            {
+                "digest": r.release.digest,
+                "study": r.release.study,
+                "labels": list(r.release.labels),
+                "withdrawn": r.withdrawn,
+                "personal_data": r.release.personal_data,
+            }
+            for r in world.releases
+        ),
+    )
+
+
+def evaluate(
+    home: Home, study_name: str, data: Path, probabilities: Path | None, *, now: datetime
+) -> dict[str, Any]:
+    """Return the installed release's metrics on labelled images; they stay at the site.
+
+    Raises:
+        KitError: no usable release, or no labelled images.
+    """
+    from edge_agent import inference
+    from edge_agent.datasets.load import load_images
+
+    found, study = installed.load(home, study_name, now=now), home.study(study_name)
+    model = inference.open_model(found.model, contract=found.contract(study))
+    images = load_images(data, study.image, study.classes)
+    result = inference.evaluate(model, images)
+    if probabilities is not None:
+        rows = {
+            "labels": list(model.labels),
+            "truth": list(images.labels or ()),
+            "probabilities": result.probabilities.tolist(),
+        }
+        write_atomic(probabilities, json.dumps(rows).encode(), mode=0o600)
+    return {
+        "release": found.release.digest,
+        "notice": found.release.notice,
+        "unknown_labels": list(result.unknown),
+        **result.metrics.to_table(),
+    }
+
+
+def audit(home: Home, *, offline: bool) -> ReceiptAudit:
+    """Verify every receipt kept here; unless offline, also that the log still contains them.
+
+    Raises:
+        KitError: a receipt does not hold, or the coordinator's log contradicts this site's.
+    """
+    consistent = None
+    if not offline:
+        with Exchange.open(home) as exchange:
+            contact.contact(home, exchange)
+        consistent = True
+    entries = contact.receipts(home)
+    for _, entry in entries:
+        subject = _subject(entry)
+        trust.check_entry(entry, home.pins, subject=subject)
+    known = contact.known(home)
+    return ReceiptAudit(
+        receipts=len(entries),
+        log_size=known.size if known else 0,
+        log_root=known.root if known else "",
+        consistent=consistent,
+    )
+
+
+def _subject(entry: trust.Entry) -> str:
+    from federation.auditlog.events import Event
+
+    return Event.from_leaf(entry.leaf).subject
+
+
+def _expiry(certificate: Any) -> str:
+    return clock.rfc3339(certificate.not_valid_after_utc)

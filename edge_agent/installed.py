@@ -1,0 +1,203 @@
+"""Installed releases: fetched whole, verified at install and again at every load."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_agent import contact, trust
+from edge_agent.exchange import Exchange
+from edge_agent.home import Home
+from edge_agent.trust import OfferedRelease, World
+from federation.release import statement as documents
+from federation.release.onnx_lint import ModelContract, lint
+from federation.release.statement import MAX_MODEL_BYTES, Release
+from federation.study import Study
+from kit import canonical, clock
+from kit.errors import KitError
+from kit.files import os_errors, read_limited, sha256_file, write_atomic
+
+MODEL, ENVELOPE, CHAIN = "model.onnx", "release.dsse.json", "chain.pem"
+CURRENT = "current"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What `fetch` did."""
+
+    release: str
+    study: str
+    labels: tuple[str, ...]
+    personal_data: bool
+    bytes_downloaded: int
+    withdrawn: tuple[str, ...]
+    model: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """A release that was verified just now."""
+
+    release: Release
+    model: bytes
+
+    def contract(self, study: Study) -> ModelContract:
+        """Return what the model must look like."""
+        image = study.image
+        return ModelContract(
+            channels=image.channels,
+            height=image.height,
+            width=image.width,
+            labels=self.release.labels,
+        )
+
+
+def fetch(home: Home, study_name: str, *, got: Callable[[int, int], None]) -> Fetched:
+    """Install the newest release of a study, after checking everything about it.
+
+    Raises:
+        KitError: there is none, the download is not what was signed, or the disk is full.
+        TrustError: the coordinator contradicts what it proved before.
+    """
+    with Exchange.open(home) as exchange:
+        world = contact.contact(home, exchange)
+        study = home.study(study_name)
+        gone = _remove_withdrawn(home, world)
+        offers = [r for r in world.releases if r.release.study_digest == study.digest]
+        current = [r for r in offers if not r.withdrawn]
+        if not current:
+            words = "every release of study" if offers else "no release yet in study"
+            raise KitError(
+                f"{words} `{study.id}`{' is withdrawn' if offers else ''}",
+                hint="the coordinator has to build one",
+            )
+        offer = current[-1]
+        downloaded = _download(home, exchange, offer, got)
+    _install(home, study, offer, world.signing_chain)
+    return Fetched(
+        release=offer.release.digest,
+        study=study.id,
+        labels=offer.release.labels,
+        personal_data=offer.release.personal_data,
+        bytes_downloaded=downloaded,
+        withdrawn=gone,
+        model=_folder(home, offer.release.digest) / MODEL,
+    )
+
+
+def _folder(home: Home, digest: str) -> Path:
+    return home.releases / canonical.sha256_hex(digest, what="release digest")
+
+
+def _download(
+    home: Home, exchange: Exchange, offer: OfferedRelease, got: Callable[[int, int], None]
+) -> int:
+    model, folder = offer.release.model, _folder(home, offer.release.digest)
+    final, part = folder / MODEL, folder / (MODEL + ".part")
+    with os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if final.is_file() and sha256_file(final) == model.sha256:
+        return 0
+    start = part.stat().st_size if part.is_file() else 0
+    if start > model.length:
+        part.unlink()
+        start = 0
+    done = start
+    with os_errors(part), part.open("ab") as stream:
+        for data in exchange.download(model.sha256, offset=start):
+            done += len(data)
+            if done > model.length:
+                break
+            stream.write(data)
+            got(done, model.length)
+    if done != model.length or sha256_file(part) != model.sha256:
+        part.unlink()
+        raise KitError(
+            "the downloaded model is not the signed one", hint="run the same command again"
+        )
+    with os_errors(final):
+        part.replace(final)
+    return done - start
+
+
+def _install(home: Home, study: Study, offer: OfferedRelease, chain: bytes) -> None:
+    digest = offer.release.digest
+    folder = _folder(home, digest)
+    write_atomic(folder / CHAIN, chain)
+    write_atomic(folder / ENVELOPE, offer.envelope)
+    found = _open(home, digest)
+    lint(found.model, contract=found.contract(study))
+    write_atomic(home.releases / f"{CURRENT}-{study.id}", digest.encode())
+
+
+def _remove_withdrawn(home: Home, world: World) -> tuple[str, ...]:
+    gone = []
+    for digest in world.trust.withdrawn_releases:
+        folder = _folder(home, digest)
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+            gone.append(digest)
+    return tuple(gone)
+
+
+def load(home: Home, study_name: str, *, now: datetime) -> Installed:
+    """Return the current release of a study after verifying it again.
+
+    An expired certificate does not stop an installed release; a withdrawal or a lease does.
+
+    Raises:
+        KitError: none is installed, it was altered, withdrawn, or its lease is over.
+    """
+    study = home.study(study_name)
+    pointer = home.releases / f"{CURRENT}-{study.id}"
+    if not pointer.is_file():
+        raise KitError(
+            f"no release of study `{study.id}` is installed", hint="run `edge-agent fetch` first"
+        )
+    digest = home.read(pointer, "release pointer").decode()
+    known = contact.known(home)
+    trust.check_clock(known, now)
+    if known is not None and digest in known.withdrawn_releases:
+        raise KitError(
+            f"release `{digest[:16]}` is withdrawn",
+            hint="run `edge-agent fetch` for the one that replaces it",
+        )
+    found = _open(home, digest)
+    _check_usable(found.release, study, known, now)
+    return found
+
+
+def _open(home: Home, digest: str) -> Installed:
+    folder = _folder(home, digest)
+    envelope = home.read(folder / ENVELOPE, "release statement")
+    chain = home.read(folder / CHAIN, "certificate")
+    created = _claimed_time(envelope)
+    payload = trust.open_document(envelope, documents.RELEASE_TYPE, chain, home.pins, created)
+    release = Release.from_bytes(payload)
+    model = read_limited(folder / MODEL, limit=MAX_MODEL_BYTES, what="model")
+    if canonical.digest(model) != release.model.sha256 or release.digest != digest:
+        raise KitError(
+            f"the installed model `{digest[:16]}` was altered",
+            hint="run `edge-agent fetch` again and find out who wrote to this machine",
+        )
+    return Installed(release=release, model=model)
+
+
+def _claimed_time(envelope: bytes) -> datetime:
+    """Return when a release says it was made: the time at which its certificate must hold."""
+    from federation import dsse
+
+    payload = dsse.parse(envelope, documents.RELEASE_TYPE).payload
+    return clock.parse_rfc3339(Release.from_bytes(payload).created)
+
+
+def _check_usable(release: Release, study: Study, known: Any, now: datetime) -> None:
+    if release.study_digest != study.digest:
+        raise KitError("the installed release is of another version of the study")
+    if known is not None and set(release.ancestors) & set(known.revoked_blueprints):
+        raise KitError("the installed release descends from a revoked blueprint")
+    if release.lease_until is not None and now > clock.parse_rfc3339(release.lease_until):
+        raise KitError("the lease of the installed release is over", hint="run `edge-agent fetch`")

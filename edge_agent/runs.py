@@ -1,0 +1,212 @@
+"""A run from data to gate: read, reserve, train, settle, test; the same command resumes it."""
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_agent.home import Home
+from edge_agent.ledger import Budget, Ledger
+from federation.study import Study
+from kit import canonical
+from kit.errors import KitError
+from kit.files import write_atomic
+
+RUN, DATA_REPORT, GATE = "run.json", "data-report.json", "gate.json"
+GATE_SAMPLES_PER_CLASS = 64
+MAX_JSON_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The options of `edge-agent train`."""
+
+    study: str
+    data: Path
+    labels: tuple[str, ...]
+    declared_count: int | None
+    run: str
+    preset: str
+    without_privacy: bool
+    steps: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A finished run: figures for this site's people, not for the wire."""
+
+    run: str
+    folder: Path
+    study: str
+    images: int
+    units: int
+    privacy: dict[str, Any]
+    gate_passed: bool
+    was_finished: bool
+
+
+def open_ledger(home: Home) -> Ledger:
+    """Return this installation's one ledger, under its lifetime budget."""
+    settings = home.config
+    budget = Budget(
+        epsilon=canonical.to_float(settings.lifetime_epsilon, what="lifetime_epsilon"),
+        delta=canonical.to_float(settings.lifetime_delta, what="lifetime_delta"),
+    )
+    return Ledger(home.ledger, home.unit_secret(), budget)
+
+
+def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], None]) -> Outcome:
+    """Train one generator on this site's images, or go on with what was stopped.
+
+    Raises:
+        KitError: the data, the study, the budget or the options do not allow it.
+        InterruptedRunError: ctrl-C; the same call goes on.
+    """
+    from edge_agent.datasets.load import load_cohort
+    from edge_agent.training import run as training
+    from federation.learning.generator.architecture import architecture_for
+
+    study = home.study(request.study)
+    _check_privacy_choice(study, request)
+    cohort, report = load_cohort(request.data, study, request.labels)
+    for line in report.lines():
+        tell(line)
+    folder = home.run(request.run)
+    run_id = _run_id(folder, request.run)
+    _write_json(folder / DATA_REPORT, report.to_table())
+    preset = request.preset or study.architectures[0].preset
+    architecture = architecture_for(study, preset)
+    with open_ledger(home) as ledger:
+        plan, account = None, None
+        if request.without_privacy:
+            ledger.mark_unbounded(run_id, cohort.account_keys(), now)
+        else:
+            plan = _plan(folder, study, cohort, ledger, request)
+            tell(plan.reason())
+            account = ledger.reserve(run_id, cohort.account_keys(), plan.event(), now)
+        options = training.TrainOptions(
+            declared_labels=request.labels, plan=plan, steps=request.steps
+        )
+        result = training.train_run(folder, study, architecture, cohort, options, account)
+        if account is not None:
+            ledger.settle(run_id)
+    passed = _gate(folder, study, cohort, request.labels, tell)
+    return Outcome(
+        run=request.run,
+        folder=folder,
+        study=study.id,
+        images=len(cohort.images),
+        units=len(set(cohort.units)),
+        privacy=dict(result.privacy),
+        gate_passed=passed,
+        was_finished=result.was_finished,
+    )
+
+
+def _check_privacy_choice(study: Study, request: Request) -> None:
+    if not request.without_privacy and request.declared_count is None:
+        raise KitError(
+            "private training needs a declared number of units",
+            hint="give --declared-count: a round number that you surely have; it derives the noise,"
+            " so that the true number never leaves",
+        )
+    if request.without_privacy and study.privacy.personal_data != "allowed":
+        raise KitError(
+            f"study `{study.id}` refuses personal data", hint="leave out --without-privacy"
+        )
+
+
+def _run_id(folder: Path, name: str) -> str:
+    """Name the run in the ledger; a folder that was deleted and made again is another run."""
+    path = folder / RUN
+    if not path.is_file():
+        _write_json(path, {"id": f"{name[:40]}-{secrets.token_hex(8)}"})
+    return str(read_json(path)["id"])
+
+
+def _plan(folder: Path, study: Study, cohort: Any, ledger: Ledger, request: Request) -> Any:
+    from edge_agent.training import run as training
+    from edge_agent.training.plan import plan_for
+
+    kept = training.saved_plan(folder)
+    if kept is not None:
+        return kept
+    return plan_for(
+        study,
+        n_declared=request.declared_count or 0,
+        unit=cohort.unit_kind,
+        past=ledger.past_events(cohort.account_keys()),
+        steps=request.steps,
+    )
+
+
+def _gate(
+    folder: Path,
+    study: Study,
+    cohort: Any,
+    labels: tuple[str, ...],
+    tell: Callable[[str], None],
+) -> bool:
+    """Test the very weights that would leave; the verdict leaves, the scores stay."""
+    path = folder / GATE
+    if path.is_file():
+        return bool(read_json(path)["passed"])
+    from edge_agent import gate
+
+    samples, sample_labels = _samples(folder, study, labels)
+    report = gate.check(samples, sample_labels, cohort)
+    for check in report.checks:
+        tell(f"gate: {'passed' if check.passed else 'FAILED'}: {check.words}")
+    _write_json(path, report.to_table() | {"salt": secrets.token_hex(16)})
+    return report.passed
+
+
+def _samples(folder: Path, study: Study, labels: tuple[str, ...]) -> tuple[Any, Any]:
+    import torch
+
+    from edge_agent.training.run import ARCHITECTURE, WEIGHTS
+    from federation.blueprint import weights
+    from federation.learning.generator import architecture as networks
+    from federation.learning.generator.sampler import sample
+
+    table = canonical.decode((folder / ARCHITECTURE).read_bytes())
+    architecture = networks.Architecture.from_table(table)
+    network = networks.build_network(architecture)
+    data = (folder / WEIGHTS).read_bytes()
+    networks.load_weights(network, weights.read(data, networks.expected_tensors(architecture)))
+    indices = [study.classes.index(label) for label in study.classes if label in labels]
+    wanted = torch.tensor(indices).repeat_interleave(GATE_SAMPLES_PER_CLASS)
+    images = sample(
+        network,
+        architecture,
+        wanted,
+        seed=secrets.randbits(62),
+        steps=study.build.sampler_steps,
+        batch_size=GATE_SAMPLES_PER_CLASS,
+    )
+    return images.numpy(), wanted.numpy()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of a run's JSON files.
+
+    Raises:
+        KitError: it is missing or damaged.
+    """
+    from kit.files import read_limited
+
+    data = read_limited(path, limit=MAX_JSON_BYTES, what="run file")
+    try:
+        table = json.loads(data)
+    except ValueError as error:
+        raise KitError(f"run file `{path}` is damaged", hint="train again") from error
+    if not isinstance(table, dict):
+        raise KitError(f"run file `{path}` is damaged", hint="train again")
+    return table
+
+
+def _write_json(path: Path, table: dict[str, Any]) -> None:
+    write_atomic(path, (json.dumps(table, indent=2) + "\n").encode(), mode=0o600)

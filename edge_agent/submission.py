@@ -1,0 +1,293 @@
+"""From a finished run to a blueprint at the coordinator: inspect, seal once, send, go on.
+
+Invariants:
+
+- What `inspect` shows is made by the same function that `submit` seals.
+- A run is sealed once per study; the sealed copy in the outbox is what every retry sends, so a
+  lost payload costs no epsilon and no second statement.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from edge_agent import contact, runs
+from edge_agent.exchange import Exchange
+from edge_agent.home import Home
+from edge_agent.runs import GATE
+from edge_agent.trust import StatusNews, World, open_recipient_key
+from federation.blueprint import limits
+from federation.blueprint.envelope import Claims, Sealed, seal
+from federation.blueprint.statement import (
+    PAYLOAD_TYPE,
+    SUITE,
+    VERSION,
+    Context,
+    Gate,
+    GaussianMechanism,
+    PrivacyClaim,
+    Statement,
+)
+from federation.release.statement import WITHDRAWAL_TYPE, Withdrawal, sign
+from federation.study import RecipientKey, Study
+from kit import canonical, clock
+from kit.errors import KitError
+from kit.files import read_limited, write_atomic
+from pki import certificates, kem, keys
+
+ENVELOPE, WRAPPED, CIPHERTEXT, RUN = "statement.dsse.json", "wrapped-key", "payload.c2sp", "run"
+_MAX_PEM_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """Exactly what would leave for one run, before it is sealed."""
+
+    study: Study
+    weights: bytes
+    architecture: dict[str, Any]
+    outputs: tuple[str, ...]
+    privacy: PrivacyClaim
+    gate: Gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """Where a submission stands."""
+
+    blueprint: str
+    study: str
+    state: str
+    reason: str
+    bytes_sent: int
+    payload_bytes: int
+
+
+def outgoing(home: Home, run: str) -> Outgoing:
+    """Gather what would leave for a finished run.
+
+    Raises:
+        KitError: there is no finished run of this name.
+    """
+    from edge_agent.training.run import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
+
+    folder = home.run(run)
+    if not (folder / WEIGHTS).is_file() or not (folder / GATE).is_file():
+        raise KitError(f"run `{run}` is not finished", hint="run `edge-agent train` to its end")
+    options = runs.read_json(folder / OPTIONS)
+    study = next((s for s in home.studies() if s.digest == options["study"]), None)
+    if study is None:
+        raise KitError(f"run `{run}` belongs to a study that this site does not know")
+    with runs.open_ledger(home) as ledger:
+        head, counter = ledger.head()
+    declared = set(options["declared_labels"])
+    return Outgoing(
+        study=study,
+        weights=read_limited(folder / WEIGHTS, limit=limits.MAX_PAYLOAD_BYTES, what="weights"),
+        architecture=canonical.decode(home.read(folder / ARCHITECTURE, "architecture")),
+        outputs=tuple(label for label in study.classes if label in declared),
+        privacy=PrivacyClaim(
+            unit=str(runs.read_json(folder / PRIVACY)["unit"]),
+            gaussian=_mechanism(runs.read_json(folder / PRIVACY)),
+            ledger_head=head,
+            ledger_counter=counter,
+        ),
+        gate=Gate(
+            passed=bool(runs.read_json(folder / GATE)["passed"]),
+            report=canonical.digest(home.read(folder / GATE, "gate report")),
+        ),
+    )
+
+
+def _mechanism(privacy: dict[str, Any]) -> GaussianMechanism | None:
+    if privacy["mechanism"] == "none":
+        return None
+    return GaussianMechanism(
+        sample_rate=float(privacy["sample_rate"]),
+        noise_multiplier=float(privacy["noise_multiplier"]),
+        steps=int(privacy["steps"]),
+        delta=float(privacy["delta"]),
+        epsilon=float(privacy["epsilon"]),
+    )
+
+
+def submit(home: Home, run: str, *, now: datetime, sent: Callable[[int, int], None]) -> Submitted:
+    """Seal a run (once) and bring it to the coordinator; goes on where it was cut off.
+
+    Raises:
+        KitError: the run is not finished, its gate failed, or the coordinator refuses.
+        TrustError: the coordinator contradicts what it proved before.
+    """
+    item = outgoing(home, run)
+    if item.privacy.gaussian is not None and not item.gate.passed:
+        raise KitError(
+            f"the gate of run `{run}` did not pass; nothing leaves",
+            hint=f"see {home.run(run) / GATE}; train again with more images or another seed",
+        )
+    with Exchange.open(home) as exchange:
+        world = contact.contact(home, exchange)
+        folder = _sealed(home, run, item, world, now)
+        return _send(home, exchange, item.study, folder, sent)
+
+
+def _sealed(home: Home, run: str, item: Outgoing, world: World, now: datetime) -> Path:
+    valid = {
+        kem.key_id(offer.recipient_key.public)
+        for offer in world.studies
+        if offer.study.digest == item.study.digest
+    }
+    for folder in home.outbox.iterdir():
+        if (folder / RUN).is_file() and (folder / RUN).read_text() == run:
+            statement = _statement(folder)
+            is_alive = clock.parse_rfc3339(statement.expires) > now
+            if is_alive and statement.context.kid in valid:
+                return folder
+            _remove(folder)
+    recipient = home.read(home.study_file(item.study.id, "recipient"), "recipient key")
+    site = home.config.site
+    key = open_recipient_key(recipient, home.pins, item.study, site)
+    sealed = _seal(home, item, key, now)
+    folder = home.outbox / sealed.statement.digest
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(folder / CIPHERTEXT, sealed.ciphertext, mode=0o600)
+    write_atomic(folder / WRAPPED, sealed.wrapped_key, mode=0o600)
+    write_atomic(folder / ENVELOPE, sealed.envelope, mode=0o600)
+    write_atomic(folder / RUN, run.encode(), mode=0o600)
+    return folder
+
+
+def _seal(home: Home, item: Outgoing, recipient: RecipientKey, now: datetime) -> Sealed:
+    signing = signing_chain(home)
+    context = Context(
+        version=VERSION,
+        suite=SUITE,
+        sender=home.identity.uri,
+        sender_cert=certificates.fingerprint(signing[0]),
+        recipient=home.coordinator.uri,
+        kid=kem.key_id(recipient.public),
+        study_digest=item.study.digest,
+        round=item.study.round,
+        base=None,
+        seq=_next_sequence(home, now),
+        id=f"b-{secrets.token_hex(16)}",
+    )
+    claims = Claims(outputs=item.outputs, privacy=item.privacy, gate=item.gate, issued=now)
+    return seal(
+        item.weights,
+        item.architecture,
+        context,
+        claims,
+        recipient=recipient.public,
+        key=keys.load_signing(home.key("signing.key")),
+    )
+
+
+def _next_sequence(home: Home, now: datetime) -> int:
+    """Return a number above every earlier one; time keeps it growing if the file is lost."""
+    path = home.path / "state" / "sequence"
+    last = int(home.read(path, "sequence")) if path.is_file() else 0
+    number = max(last + 1, int(now.timestamp()))
+    write_atomic(path, str(number).encode())
+    return number
+
+
+def _send(
+    home: Home,
+    exchange: Exchange,
+    study: Study,
+    folder: Path,
+    sent: Callable[[int, int], None],
+) -> Submitted:
+    statement = _statement(folder)
+    ciphertext = read_limited(
+        folder / CIPHERTEXT, limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
+    )
+    reply = exchange.begin(
+        study_digest=study.digest,
+        envelope=home.read(folder / ENVELOPE, "statement"),
+        signing_chain=home.read(home.signing_chain, "certificate"),
+        wrapped_key=home.read(folder / WRAPPED, "wrapped key"),
+    )
+    start = reply.durable
+    total = len(ciphertext)
+    if reply.status.state == "receiving":
+        reply = exchange.upload(
+            statement.digest, ciphertext, offset=start, sent=lambda done: sent(done, total)
+        )
+    if reply.status.state == "receiving":
+        raise KitError("the upload is not complete", hint="run the same command again: it goes on")
+    _check_and_keep(home, reply.status)
+    return Submitted(
+        blueprint=statement.digest,
+        study=study.id,
+        state=reply.status.state,
+        reason=reply.status.reason,
+        bytes_sent=total - start,
+        payload_bytes=total,
+    )
+
+
+def _check_and_keep(home: Home, status: StatusNews) -> None:
+    from edge_agent.trust import check_entry
+
+    for entry in status.entries:
+        check_entry(entry, home.pins, subject=status.digest)
+        contact.keep_entry(home, entry)
+
+
+def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> StatusNews:
+    """Take this site's blueprint in a study back, on the word of its signing key (A3).
+
+    Raises:
+        KitError: this site has no blueprint in that study, or the coordinator refuses.
+    """
+    import hashlib
+
+    with Exchange.open(home) as exchange:
+        world = contact.contact(home, exchange)
+        study = home.study(study_name)
+        own = [
+            s
+            for s in world.blueprints
+            if s.study_digest == study.digest and s.state in ("received", "pending", "approved")
+        ]
+        if not own:
+            raise KitError(f"this site has nothing to withdraw in study `{study_name}`")
+        salt = secrets.token_bytes(16)
+        order = Withdrawal(
+            blueprint=own[-1].digest,
+            study_digest=study.digest,
+            reason_commitment=hashlib.sha256(b"reason v1" + salt + reason.encode()).hexdigest(),
+            time=clock.rfc3339(now),
+        )
+        chain = signing_chain(home)
+        key = keys.load_signing(home.key("signing.key"))
+        envelope = sign(order.to_bytes(), WITHDRAWAL_TYPE, key, chain[0])
+        status = exchange.withdraw(envelope, certificates.pem(*chain))
+        contact.contact(home, exchange)
+        return status
+
+
+def signing_chain(home: Home) -> tuple[x509.Certificate, ...]:
+    """Return this site's document-signing chain."""
+    return certificates.from_pem(
+        read_limited(home.signing_chain, limit=_MAX_PEM_BYTES, what="certificate")
+    )
+
+
+def _statement(folder: Path) -> Statement:
+    from federation import dsse
+
+    data = read_limited(folder / ENVELOPE, limit=limits.MAX_ENVELOPE_BYTES, what="statement")
+    return Statement.from_bytes(dsse.parse(data, PAYLOAD_TYPE).payload)
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()

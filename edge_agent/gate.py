@@ -116,7 +116,7 @@ class _References:
         order = np.argsort(owner, kind="stable")
         self.owner = np.repeat(owner[order], 2)
         images = cohort.images[order]
-        pairs = np.stack([images, images[..., ::-1]], axis=1)  # runs are trained with flips
+        pairs = np.stack([images, images[..., ::-1]], axis=1)  # a run may be trained with flips
         self._flat = _flat(pairs.reshape(-1, *images.shape[1:]))
         self._starts = np.flatnonzero(np.r_[True, np.diff(self.owner) > 0])
         self.units = len(names)

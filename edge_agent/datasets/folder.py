@@ -124,13 +124,22 @@ def _walk(root: Path, folder: Path) -> Iterator[str | Refusal]:
 
 
 def _check(root: Path, path: Path) -> str | Refusal:
-    if path.is_symlink() and not path.resolve().is_relative_to(root):
+    if not _stays_inside(root, path):
         return _refuse(root, path, "is a link that leaves the data folder")
     if path.suffix.lower() not in SUFFIXES:
         return _refuse(root, path, "is not named as a PNG, JPEG or TIFF image")
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:
+        return _refuse(root, path, "cannot be looked at")
+    if not is_file:
         return _refuse(root, path, "is not a regular file")
     return path.relative_to(root).as_posix()
+
+
+def _stays_inside(root: Path, path: Path) -> bool:
+    # `Path.resolve` raises on a loop of links before Python 3.13; this never does.
+    return Path(os.path.realpath(path)).is_relative_to(root)
 
 
 def _refuse(root: Path, path: Path, reason: str) -> Refusal:
@@ -146,7 +155,7 @@ def read_patients(listing: Listing) -> dict[str, str] | None:
     path = listing.root / PATIENTS
     if not path.exists() and not path.is_symlink():
         return None
-    if not path.resolve().is_relative_to(listing.root):
+    if not _stays_inside(listing.root, path):
         raise KitError(f"`{PATIENTS}` is a link that leaves the data folder")
     rows = _rows(read_limited(path, limit=MAX_PATIENTS_BYTES, what="patient map"))
     patients: dict[str, str] = {}

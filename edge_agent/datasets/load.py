@@ -5,7 +5,7 @@ from the data, so no statistic of a patient leaves through preprocessing.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +71,12 @@ def to_study(pixels: NDArray[np.float32], rule: ImageRule) -> NDArray[np.float32
 
 
 def load_cohort(
-    path: Path, study: Study, declared_labels: Sequence[str], *, split: str = "train"
+    path: Path,
+    study: Study,
+    declared_labels: Sequence[str],
+    *,
+    split: str = "train",
+    on_image: Callable[[int, int], None] | None = None,
 ) -> tuple[Cohort, DataReport]:
     """Read what a site trains on; a file that cannot be read is reported and the rest goes on.
 
@@ -80,6 +85,7 @@ def load_cohort(
         study: gives classes, shape, privacy unit and minimum per class.
         declared_labels: the classes this site declared before its data were read.
         split: which part of an `.npz`; a folder is read whole.
+        on_image: called with how many images are read and how many there are.
 
     Raises:
         KitError: the data are missing, malformed or empty, a declared label is not one of the
@@ -92,12 +98,19 @@ def load_cohort(
             f"the study's privacy unit is the patient, but `{path}` has no patient map",
             hint=f"add `{folder.PATIENTS}` with the header `file,patient` to a folder of images",
         )
-    found = _Found()
+    found, total = _Found(), sum(opened.counts[label] for label in declared)
+    if not total:
+        raise KitError(
+            f"`{path}` has no image of the declared classes {', '.join(declared)}",
+            hint=f"it holds {printable(', '.join(sorted(opened.counts)))}",
+        )
     for source in opened.sources:
         if isinstance(source, Refusal):
             found.refused.append(source)
         else:
             found.add(source, study.image)
+        if on_image is not None:
+            on_image(len(found.images), total)
     report = _report(found, opened, study, declared)
     _require_images(path, report)
     return _cohort(found, study, report), report

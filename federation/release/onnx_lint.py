@@ -4,19 +4,21 @@ A runtime executes what it is given: loops, custom operators, constants of 2 GiB
 model. The lint therefore allows one small vocabulary and names the first fault it finds. Steps:
 
 1. size, and the bytes are the one canonical encoding of the message (no unknown or hidden fields);
-2. versions; no functions, training info, sparse or quantised extras, other domains;
-3. every string is from a closed set: names, metadata; no doc strings, no paths;
-4. initializers: float32 or int64, inside the file, capped, finite, each used by a node;
-5. nodes: allow-listed operators without subgraphs or tensors as attributes;
+2. only the fields of `_FIELDS` are set: no doc strings, functions, training info, external data,
+   sparse or quantised tensors, operator domains, metadata inside the graph; one operator set;
+3. every name is an identifier, so none is a path;
+4. initializers: float32 or int64, raw bytes of their shape, finite, each used by a node;
+5. nodes: allow-listed operators, attributes by name and range, so no subgraphs or tensors;
 6. inputs, outputs, preprocessing, the closing softmax and metadata are exactly the contract's;
 7. the full ONNX checker;
-8. every intermediate has a known, capped size per image, so no operator can ask for all memory.
+8. every intermediate has a known size per image; their sum and the multiplications are capped.
 
 No torch and no runtime are imported here.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -50,37 +52,49 @@ MAX_MODEL_BYTES = 64 << 20  # the small classifier has 0.4 MB
 MAX_NODES = 2_000
 MAX_INITIALIZERS = 4_000
 MAX_RANK = 6
-MAX_VALUES_PER_IMAGE = 1 << 26  # of one intermediate: 256 MiB of float32
+MAX_VALUES_PER_IMAGE = 1 << 26  # of all intermediates: 256 MiB of float32
+MAX_PRODUCTS_PER_IMAGE = 1 << 36  # multiplications: some seconds on one core
 _PROBE_IMAGES = 3
 MAX_METADATA = 32
 MAX_METADATA_BYTES = 64 << 10  # a thousand labels of 64 characters
 
-OPERATORS = frozenset(
-    {
-        "Add",
-        "BatchNormalization",
-        "Conv",
-        "Flatten",
-        "Gemm",
-        "GlobalAveragePool",
-        "InstanceNormalization",
-        "Mul",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Softmax",
-        "Sub",
-    }
-)
-_ATTRIBUTES = frozenset(
-    {
-        AttributeProto.FLOAT,
-        AttributeProto.INT,
-        AttributeProto.STRING,
-        AttributeProto.FLOATS,
-        AttributeProto.INTS,
-    }
-)
+# Operator -> attribute -> smallest and largest value. Zero strides or groups would crash a runtime.
+_BODY: dict[str, dict[str, tuple[float, float]]] = {
+    "Add": {},
+    "BatchNormalization": {"epsilon": (1e-12, 1.0)},
+    "Conv": {
+        "dilations": (1, 64),
+        "group": (1, 4096),
+        "kernel_shape": (1, 64),
+        "pads": (0, 64),
+        "strides": (1, 64),
+    },
+    "Flatten": {"axis": (1, 1)},
+    "Gemm": {"transB": (1, 1)},
+    "GlobalAveragePool": {},
+    "InstanceNormalization": {"epsilon": (1e-12, 1.0)},
+    "Mul": {},
+    "Relu": {},
+    "Reshape": {},
+}
+OPERATORS = frozenset(_BODY) | {"Resize", "Softmax", "Sub"}  # the latter at the ends only
+_FIELDS: dict[str, frozenset[str]] = {
+    kind: frozenset(names.split())
+    for kind, names in {
+        "ModelProto": "ir_version opset_import producer_name graph metadata_props",
+        "OperatorSetIdProto": "domain version",
+        "StringStringEntryProto": "key value",
+        "GraphProto": "node name initializer input output",
+        "NodeProto": "input output name op_type attribute",
+        "AttributeProto": "name type f i s ints",
+        "TensorProto": "dims data_type name raw_data",
+        "ValueInfoProto": "name type",
+        "TypeProto": "tensor_type",
+        "Tensor": "elem_type shape",
+        "TensorShapeProto": "dim",
+        "Dimension": "dim_value dim_param",
+    }.items()
+}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")
 _WORD = re.compile(r"[A-Za-z0-9_]{1,48}")
 _PATH = re.compile(r"""(?:^|[\s"'=(,])(?:~?/|\.\.?/|[A-Za-z]:[\\/]|file:)|\\\\|\.py\b""")
@@ -106,8 +120,9 @@ def lint(data: bytes, *, contract: ModelContract) -> dict[str, str]:
         FormatError: the first rule that `data` breaks, by name.
     """
     model = _parse(data)
+    _check_fields(model)
     _check_header(model)
-    _check_strings(model)
+    _check_names(model)
     _check_initializers(model)
     _check_nodes(model)
     _check_contract(model, contract)
@@ -152,36 +167,33 @@ def _parse(data: bytes) -> ModelProto:
     return model
 
 
+def _check_fields(message: Message) -> None:
+    """Refuse, anywhere in the model, a field that is set and not in `_FIELDS`."""
+    kind = message.DESCRIPTOR.name
+    for field, value in message.ListFields():
+        if field.name not in _FIELDS.get(kind, ()):
+            raise FormatError(f"ONNX: field `{field.name}` of {kind} is not allowed")
+        single = isinstance(value, str | bytes | int | float | Message)
+        for inner in [value] if single else value:
+            if isinstance(inner, Message):
+                _check_fields(inner)
+            elif field.type == field.TYPE_STRING and not isinstance(inner, str):
+                raise FormatError(f"ONNX: field `{field.name}` of {kind} is not UTF-8")
+
+
 def _check_header(model: ModelProto) -> None:
     if model.ir_version != IR_VERSION:
         raise FormatError(f"ONNX: IR version is not {IR_VERSION}")
     if [(o.domain, o.version) for o in model.opset_import] != [("", OPSET)]:
         raise FormatError(f"ONNX: operator sets are not exactly the standard one, version {OPSET}")
-    if model.functions:
-        raise FormatError("ONNX: local functions are not allowed")
-    if model.training_info:
-        raise FormatError("ONNX: training info is not allowed")
-    if model.graph.sparse_initializer or model.graph.quantization_annotation:
-        raise FormatError("ONNX: sparse or quantised tensors are not allowed")
-    if (model.producer_name, model.producer_version) != (PRODUCER, "") or model.domain:
-        raise FormatError("ONNX: producer is not the fixed one")
-    if model.model_version or model.graph.name != GRAPH_NAME:
-        raise FormatError("ONNX: model version or graph name is not the fixed one")
+    if (model.producer_name, model.graph.name) != (PRODUCER, GRAPH_NAME):
+        raise FormatError("ONNX: producer or graph name is not the fixed one")
 
 
-def _check_strings(model: ModelProto) -> None:
-    """Walk every message: doc strings empty, foreign metadata absent, names from a closed set."""
+def _check_names(model: ModelProto) -> None:
     graph = model.graph
-    values = [*graph.input, *graph.output, *graph.value_info]
-    documented: list[Message] = [model, graph, *graph.node, *graph.initializer, *values]
-    documented += [attribute for node in graph.node for attribute in node.attribute]
-    if any(getattr(message, "doc_string", "") for message in documented):
-        raise FormatError("ONNX: doc strings are not allowed")
-    if any(getattr(message, "metadata_props", ()) for message in documented[1:]):
-        raise FormatError("ONNX: metadata inside the graph is not allowed")
-    if graph.value_info:
-        raise FormatError("ONNX: value info of intermediates is not allowed")
-    names = [message.name for message in [*graph.node, *graph.initializer, *values]]
+    named = [*graph.node, *graph.initializer, *graph.input, *graph.output]
+    names = [message.name for message in named]
     names += [n for node in graph.node for n in [*node.input, *node.output] if n]
     for name in names:
         if not _IDENTIFIER.fullmatch(name):
@@ -195,8 +207,6 @@ def _check_initializers(model: ModelProto) -> None:
     used = {name for node in model.graph.node for name in node.input}
     for tensor in initializers:
         what = f"initializer `{tensor.name}`"
-        if tensor.external_data or tensor.data_location != TensorProto.DEFAULT:
-            raise FormatError(f"ONNX: {what} lies outside the file")
         if tensor.name not in used:
             raise FormatError(f"ONNX: {what} is used by no node")
         _check_tensor(tensor, what)
@@ -210,8 +220,6 @@ def _check_tensor(tensor: TensorProto, what: str) -> None:
         raise FormatError(f"ONNX: {what} has a shape over the limits")
     if len(tensor.raw_data) != prod(tensor.dims) * sizes[tensor.data_type]:
         raise FormatError(f"ONNX: {what} does not have the bytes of its shape")
-    if any((tensor.float_data, tensor.int64_data, tensor.HasField("segment"))):
-        raise FormatError(f"ONNX: {what} keeps values in more than one place")
     if not np.isfinite(numpy_helper.to_array(tensor)).all():
         raise FormatError(f"ONNX: {what} has a value that is not finite")
 
@@ -220,16 +228,38 @@ def _check_nodes(model: ModelProto) -> None:
     if len(model.graph.node) > MAX_NODES:
         raise FormatError(f"ONNX: more than {MAX_NODES} nodes")
     for node in model.graph.node:
-        if node.domain or node.op_type not in OPERATORS:
-            name = canonical.printable(f"{node.domain}:{node.op_type}".lstrip(":"))
+        if node.op_type not in OPERATORS:
+            name = canonical.printable(node.op_type)
             raise FormatError(f"ONNX: operator `{name}` is not allowed")
+
+
+def _check_body(model: ModelProto, body: Sequence[NodeProto]) -> None:
+    """Check each node between preprocessing and softmax against `_BODY`."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in body:
+        if node.op_type not in _BODY:
+            raise FormatError(f"ONNX: operator `{node.op_type}` stands at the ends only")
+        if node.op_type in ("Conv", "Gemm") and not constants.issuperset(node.input[1:]):
+            raise FormatError(f"ONNX: `{node.op_type}` has weights that are not constant")
+        ranges = _BODY[node.op_type]
         for attribute in node.attribute:
-            if attribute.type not in _ATTRIBUTES or attribute.ref_attr_name:
-                raise FormatError(f"ONNX: an attribute of `{node.op_type}` is not a plain value")
-            if not _WORD.fullmatch(attribute.name) or (
-                attribute.s and not _WORD.fullmatch(attribute.s.decode("latin-1"))
-            ):
-                raise FormatError(f"ONNX: an attribute of `{node.op_type}` is not a plain word")
+            low, high = ranges.get(attribute.name, (1, 0))
+            values = _numbers(attribute)
+            if not values or not all(low <= value <= high for value in values):
+                name = canonical.printable(attribute.name)
+                raise FormatError(f"ONNX: attribute `{name}` of `{node.op_type}` is not allowed")
+
+
+def _numbers(attribute: AttributeProto) -> list[float]:
+    """Return the numbers of an attribute; none if it holds anything else as well."""
+    fields = {field.name for field, _ in attribute.ListFields()}
+    if attribute.type == AttributeProto.FLOAT and fields == {"name", "type", "f"}:
+        return [attribute.f]
+    if attribute.type == AttributeProto.INT and fields == {"name", "type", "i"}:
+        return [attribute.i]
+    if attribute.type == AttributeProto.INTS and fields == {"name", "type", "ints"}:
+        return list(attribute.ints)
+    return []
 
 
 def _check_contract(model: ModelProto, contract: ModelContract) -> None:
@@ -250,6 +280,7 @@ def _check_ends(model: ModelProto, contract: ModelContract) -> None:
         raise FormatError("ONNX: the first nodes are not the contract's preprocessing")
     if any(INPUT_NAME in node.input for node in nodes[1:]):
         raise FormatError("ONNX: a node uses the images before they are resized")
+    _check_body(model, nodes[len(expected) : -1])
     last = nodes[-1]
     if last != helper.make_node("Softmax", last.input, [OUTPUT_NAME], name=OUTPUT_NAME, axis=1):
         raise FormatError("ONNX: the last node is not the softmax over classes")
@@ -295,7 +326,7 @@ def _signature(value: ValueInfoProto) -> tuple[str, tuple[int | str, ...]] | Non
     if value.type.WhichOneof("value") != "tensor_type":
         return None
     tensor = value.type.tensor_type
-    if tensor.elem_type != TensorProto.FLOAT or value.type.denotation:
+    if tensor.elem_type != TensorProto.FLOAT:
         return None
     return value.name, _dimensions(value)
 
@@ -326,22 +357,47 @@ def _check_metadata(model: ModelProto, contract: ModelContract) -> dict[str, str
 
 
 def _run_checker(model: ModelProto) -> None:
-    try:
+    with _onnx_errors():
         onnx.checker.check_model(model, full_check=True)
+
+
+@contextmanager
+def _onnx_errors() -> Iterator[None]:
+    """Turn what onnx raises into one line of printable text."""
+    try:
+        yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = canonical.printable(str(error).strip().split("\n")[0], width=120)
+        reason = canonical.printable(" ".join(str(error).split()), width=160)
         raise FormatError(f"ONNX: the checker refuses it: {reason}") from error
 
 
 def _check_sizes(model: ModelProto) -> None:
     """After the preprocessing all sizes but the batch are known, so inference sees every bomb."""
-    for name, shape in _inferred_shapes(model).items():
+    shapes = _inferred_shapes(model)
+    for name, shape in shapes.items():
         if any(not isinstance(size, int) for size in shape):
             raise FormatError(f"ONNX: the size of `{name}` cannot be known before it runs")
         if shape[:1] != (_PROBE_IMAGES,):
             raise FormatError(f"ONNX: `{name}` does not have the batch as its first dimension")
-        if prod(int(size) for size in shape[1:]) > MAX_VALUES_PER_IMAGE:
-            raise FormatError(f"ONNX: `{name}` has over {MAX_VALUES_PER_IMAGE} values per image")
+    values = {name: prod(int(size) for size in shape[1:]) for name, shape in shapes.items()}
+    if sum(values.values()) > MAX_VALUES_PER_IMAGE:
+        raise FormatError(f"ONNX: over {MAX_VALUES_PER_IMAGE} intermediate values per image")
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    products = sum(values[n.output[0]] * prod(weights[n.input[1]][1:]) for n in layers)
+    if products > MAX_PRODUCTS_PER_IMAGE:
+        raise FormatError(f"ONNX: over {MAX_PRODUCTS_PER_IMAGE} multiplications per image")
+    for node in layers:
+        _check_channels(node, shapes[node.input[0]], weights[node.input[1]])
+
+
+def _check_channels(node: NodeProto, shape: tuple[int | str, ...], weights: Sequence[int]) -> None:
+    """Inference does not compare a convolution's channels; a runtime finds out too late."""
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if node.op_type == "Conv" and (
+        weights[1] * groups != shape[1] or weights[0] % groups or len(shape) != len(weights)
+    ):
+        raise FormatError(f"ONNX: weights of `{node.name}` do not fit the channels they read")
 
 
 def _inferred_shapes(model: ModelProto) -> dict[str, tuple[int | str, ...]]:
@@ -350,9 +406,10 @@ def _inferred_shapes(model: ModelProto) -> dict[str, tuple[int | str, ...]]:
     probe.CopyFrom(model)
     for value in (probe.graph.input[0], probe.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_value = _PROBE_IMAGES
-    inferred = onnx.shape_inference.infer_shapes(
-        probe, check_type=True, strict_mode=True, data_prop=True
-    )
+    with _onnx_errors():
+        inferred = onnx.shape_inference.infer_shapes(
+            probe, check_type=True, strict_mode=True, data_prop=True
+        )
     known = {v.name: _dimensions(v) for v in [*inferred.graph.value_info, *probe.graph.output]}
     unknown: tuple[int | str, ...] = ("",)
     return {name: known.get(name, unknown) for node in model.graph.node for name in node.output}

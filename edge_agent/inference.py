@@ -12,7 +12,7 @@ Invariants:
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.datasets.load import ImageSet
+from edge_agent.datasets.images import ImageSet
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.downstream.metrics import evaluate as measure
 from federation.release import onnx_lint
@@ -33,7 +33,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 MAX_BATCH_IMAGES = 256
-MAX_BATCH_PIXELS = 4 << 20  # of one batch before the graph resizes it: 48 MB in colour
+MAX_BATCH_PIXELS = 4 << 20  # that wait for the graph's resize at once: 48 MB in colour
 _PROBE_SIDES_PX = (37, 41)  # odd, and nobody's study size: the graph's own resize is probed too
 _PROVIDER_TOLERANCE = 1e-3  # TF32 convolutions differ from float32 by about this much
 _SUM_TOLERANCE = 1e-3
@@ -63,9 +63,8 @@ class InstalledModel:
             KitError: an image has other channels, or the model gives no probabilities.
         """
         result = np.zeros((len(images), len(self.labels)), dtype=np.float32)
-        for batch in _batches(images, channels=self.contract.channels):
-            stacked = np.stack([images[i] for i in batch]).astype(np.float32, copy=False)
-            result[batch] = _run(self._session, stacked)
+        for at, batch in _batches(images, channels=self.contract.channels):
+            result[at] = _run(self._session, batch)
         if not np.isfinite(result).all() or np.abs(result.sum(axis=1) - 1).max(initial=0) > (
             _SUM_TOLERANCE
         ):
@@ -167,18 +166,27 @@ def _try_cuda(data: bytes, contract: ModelContract, cpu: Any) -> tuple[Any, str]
     return cuda, "CUDA passed its self-test"
 
 
-def _batches(images: Sequence[NDArray[np.float32]], *, channels: int) -> list[list[int]]:
-    """Group the positions of images of one size, at most `MAX_BATCH_PIXELS` in a batch."""
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for index, image in enumerate(images):
+def _batches(
+    images: Sequence[NDArray[np.float32]], *, channels: int
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """Yield positions and batches of images of one size; every image is asked for once.
+
+    Images wait until their size fills a batch, or until all that wait fill one.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}
+    pixels = 0
+    for index in range(len(images)):
+        image = images[index]
         if image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
             raise KitError(f"image {index} has shape {image.shape}, not [{channels}, h, w]")
-        by_size.setdefault(image.shape, []).append(index)
-    batches = []
-    for (_, height, width), indices in by_size.items():
-        size = min(MAX_BATCH_IMAGES, max(1, MAX_BATCH_PIXELS // (height * width)))
-        batches += [indices[at : at + size] for at in range(0, len(indices), size)]
-    return batches
+        waiting.setdefault(image.shape, []).append((index, image))
+        pixels += image.shape[1] * image.shape[2]
+        is_full = len(waiting[image.shape]) >= MAX_BATCH_IMAGES
+        if is_full or pixels >= MAX_BATCH_PIXELS or index == len(images) - 1:
+            for same in waiting.values():
+                batch = np.stack([image for _, image in same])
+                yield [at for at, _ in same], batch.astype(np.float32, copy=False)
+            waiting, pixels = {}, 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

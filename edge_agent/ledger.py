@@ -243,14 +243,21 @@ class Ledger:
         with self._reading():
             return max(map(self._epsilon, self._histories(self._pseudonyms(units))))
 
-    def past_events(self, units: Collection[str]) -> tuple[DpEvent, ...]:
+    def past_events(
+        self, units: Collection[str], *, besides: str | None = None
+    ) -> tuple[DpEvent, ...]:
         """Return what the worst of `units` has spent or reserved, to plan the next run's noise.
 
+        Args:
+            units: the raw keys of the run that is planned.
+            besides: leave this run out: one that was reserved and crashed before it wrote its
+                plan is planned again to the same figures.
+
         Raises:
-            KitError: one of them was used without privacy.
+            KitError: one of the units was used without privacy.
         """
         with self._reading():
-            histories = self._histories(self._pseudonyms(units))
+            histories = {h - {besides} for h in self._histories(self._pseudonyms(units))}
             self._require_bounded(histories)
             return self._events(max(histories, key=self._epsilon))
 

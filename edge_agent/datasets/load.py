@@ -1,4 +1,4 @@
-"""`--data` -> a cohort to train on and a report for people, or images to predict on.
+"""`--data` -> a cohort to train on, and a report for people.
 
 Intensities are scaled by the file's bit depth and sizes by the study's rule: nothing is estimated
 from the data, so no statistic of a patient leaves through preprocessing.
@@ -13,30 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.datasets import folder
-from edge_agent.datasets.decode import SUFFIXES, resize, to_channels
+from edge_agent.datasets.decode import resize, to_channels
 from edge_agent.datasets.examples import Cohort
+from edge_agent.datasets.images import ImageSet, load_images
 from edge_agent.datasets.report import ClassCount, DataReport, Duplicate, Refusal, SizeCount
-from edge_agent.datasets.sources import Opened, Source, is_npz, open_data, read_image
+from edge_agent.datasets.sources import Opened, Source, open_data
 from federation.study import ImageRule, Study, Unit
 from kit.canonical import printable
 from kit.errors import KitError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSet:
-    """Images to predict on. Sensitive: real patients.
-
-    Attributes:
-        files: N names, relative to the folder, or `test[3]` in an `.npz`.
-        images: N arrays float32 [C, h, w] in [0, 1], the rule's channels, each at its own size.
-        labels: N labels where the data have them (class folders, `.npz`), else None.
-        refused: files left out, each with its reason.
-    """
-
-    files: tuple[str, ...]
-    images: tuple[NDArray[np.float32], ...]
-    labels: tuple[str, ...] | None
-    refused: tuple[Refusal, ...]
+__all__ = ["ImageSet", "load_cohort", "load_images", "to_study"]
 
 
 @dataclass(slots=True)
@@ -205,69 +191,3 @@ def _cohort(found: _Found, study: Study, report: DataReport) -> Cohort:
         digests=tuple(found.digests[i] for i in kept),
         unit_kind=report.unit,
     )
-
-
-def load_images(
-    path: Path, rule: ImageRule, classes: Sequence[str] = (), *, split: str = "test"
-) -> ImageSet:
-    """Read images to predict on, at their own size (the model's graph resizes them).
-
-    Args:
-        path: one image, a folder of images, a folder of class folders, or an `.npz`.
-        rule: gives the channels.
-        classes: the study's classes: what integer labels of an `.npz` count, and which folder
-            names are labels. Without them every folder name is a label.
-        split: which part of an `.npz`.
-
-    Raises:
-        KitError: the data are missing, malformed, or no image can be read.
-    """
-    if is_npz(path):
-        opened = open_data(path, classes, classes, split=split)
-        read = [_as_image(source, rule) for source in opened.sources]
-    else:
-        read = _read_files(path, rule, classes)
-    refused = tuple(r for r in read if isinstance(r, Refusal))
-    taken = [r for r in read if not isinstance(r, Refusal)]
-    if not taken:
-        first = f": `{printable(refused[0].file)}` {refused[0].reason}" if refused else ""
-        raise KitError(f"no image of `{path}` can be read{first}")
-    has_labels = all(label is not None for _, _, label in taken)
-    return ImageSet(
-        files=tuple(file for file, _, _ in taken),
-        images=tuple(image for _, image, _ in taken),
-        labels=tuple(label or "" for _, _, label in taken) if has_labels else None,
-        refused=refused,
-    )
-
-
-_Read = tuple[str, NDArray[np.float32], str | None] | Refusal
-
-
-def _as_image(source: Source | Refusal, rule: ImageRule) -> _Read:
-    if isinstance(source, Refusal):
-        return source
-    return source.file, to_channels(source.image.pixels, rule.channels), source.label
-
-
-def _read_files(path: Path, rule: ImageRule, classes: Sequence[str]) -> list[_Read]:
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise KitError(f"data `{path}` is no image, folder or .npz file")
-        return [_read_file(path.parent, path.name, None, rule)]
-    listing = folder.list_folder(path)
-    is_labelled = not listing.loose and (
-        not classes or any(name in classes for name in listing.classes)
-    )
-    files: list[tuple[str, str | None]] = [(file, None) for file in listing.loose]
-    for name, found in listing.classes.items():
-        files += [(file, name if is_labelled else None) for file in found]
-    read = [_read_file(listing.root, file, label, rule) for file, label in files]
-    return [*listing.refused, *read]
-
-
-def _read_file(root: Path, file: str, label: str | None, rule: ImageRule) -> _Read:
-    read = read_image(root, file)
-    if isinstance(read, Refusal):
-        return read
-    return file, to_channels(read[0].pixels, rule.channels), label

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge_agent.datasets import images as reading
 from edge_agent.datasets.load import load_images, to_study
 from federation.study import ImageRule
 from kit.errors import KitError
@@ -79,3 +80,23 @@ def test_nothing_to_read_is_one_clear_line(make_folder, tmp_path) -> None:
     ):
         with pytest.raises(KitError, match=message):
             load_images(tmp_path / name, GREY)
+
+
+def test_images_beyond_the_memory_bound_are_read_again_when_used(make_folder, monkeypatch) -> None:
+    root = make_folder({"cat": 5})
+    whole = load_images(root, GREY)
+    monkeypatch.setattr(reading, "MAX_KEPT_VALUES", 2 * 64)
+    parts = load_images(root, GREY)
+    assert all(np.array_equal(a, b) for a, b in zip(whole.images, parts.images, strict=True))
+    assert np.array_equal(whole.images[1:][0], parts.images[1:][0])
+    (root / "cat" / "000.png").unlink()
+    (root / "cat" / "004.png").unlink()
+    assert parts.images[0].shape == (1, 8, 8)  # kept
+    with pytest.raises(KitError, match=r"`cat/004\.png` changed while it was in use"):
+        list(parts.images)
+
+
+def test_reading_tells_how_far_it_is(make_folder) -> None:
+    seen: list[tuple[int, int]] = []
+    load_images(make_folder({"cat": 3}), GREY, on_image=lambda *at: seen.append(at))
+    assert seen == [(1, 3), (2, 3), (3, 3)]

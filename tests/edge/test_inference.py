@@ -135,7 +135,7 @@ def test_bytes_that_break_the_contract_never_reach_a_runtime() -> None:
             open_model(data, contract=wanted)
     hidden = onnx.load_from_string(good)
     hidden.graph.node[0].doc_string = "/home/user/planted"
-    with pytest.raises(FormatError, match="doc strings"):
+    with pytest.raises(FormatError, match="doc_string"):
         open_model(hidden.SerializeToString(deterministic=True), contract=contract())
 
 

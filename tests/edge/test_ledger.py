@@ -146,6 +146,8 @@ def test_past_events_are_those_of_the_worst_unit(path) -> None:
         assert ledger.past_events(UNITS) == (EVENT,)
         assert ledger.past_events(UNITS[:5]) == (SMALL,)
         assert ledger.past_events(["new"]) == ()
+        assert ledger.past_events(UNITS, besides="worst") == (SMALL,)
+        assert ledger.past_events(UNITS[5:6], besides="worst") == ()
 
 
 def test_unknown_runs_and_bad_names_are_refused(path) -> None:

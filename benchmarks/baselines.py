@@ -20,9 +20,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -268,16 +269,16 @@ def compare(
         values, with both FedAvg variants beside the better one.
     """
     common = {"num_classes": num_classes, "seed": seed}
-    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
-        many = [pool.submit(fedavg, sites, plan, classifier=c, **common) for c in FEDAVG_VARIANTS]
-        once = [
-            pool.submit(one_exchange, sites, steps=steps, classifier=c, **common)
+    jobs: list[Callable[[], Any]] = [
+        *(partial(fedavg, sites, plan, classifier=c, **common) for c in FEDAVG_VARIANTS),
+        *(
+            partial(one_exchange, sites, steps=steps, classifier=c, **common)
             for c in FEDAVG_VARIANTS
-        ]
-        whole = pool.submit(centralized, sites, steps=steps, **common)
-        rounds = [job.result() for job in many]
-        exchanges = [job.result() for job in once]
-        pooled = whole.result()
+        ),
+        partial(centralized, sites, steps=steps, **common),
+    ]
+    results = _run(jobs, workers=workers)
+    rounds, exchanges, pooled = results[:2], results[2:4], results[4]
     return {
         "fedavg_one_exchange": _better([e.averaged for e in exchanges]),
         "fedavg_many_rounds": _better(rounds),
@@ -288,6 +289,14 @@ def compare(
             "many_rounds": [r.to_table() for r in rounds],
         },
     }
+
+
+def _run(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any]:
+    """Return each job's result in order; the longest come first, and bits depend on no other."""
+    if workers == 1:
+        return [job() for job in jobs]
+    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
 
 
 def _better(rows: Sequence[Baseline]) -> dict[str, Any]:

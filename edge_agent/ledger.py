@@ -20,7 +20,7 @@ import hmac
 import math
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -87,6 +87,55 @@ class LedgerRun:
         if self.event is None or not self.is_settled:
             return self.event
         return replace(self.event, steps=self.charged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStatus:
+    """The whole account in a few figures, for people at the site.
+
+    Attributes:
+        budget: the lifetime allowance of every unit.
+        worst: epsilon that the worst unit has spent or reserved; inf after a run without privacy.
+        runs: every run, oldest first.
+        head: the chain's hash, hexadecimal.
+        counter: number of entries.
+    """
+
+    budget: Budget
+    worst: float
+    runs: tuple[LedgerRun, ...]
+    head: str
+    counter: int
+
+    def lines(self) -> list[str]:
+        """Return the account, one line a fact."""
+        allowed = f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
+        if math.isinf(self.worst):
+            lines = [f"some units were used without privacy; others have epsilon {allowed}"]
+        else:
+            lines = [f"the worst unit has spent or reserved epsilon {self.worst:.3g} of {allowed}"]
+        lines += [_run_line(run) for run in self.runs]
+        return [*lines, f"entry {self.counter}, head {self.head}"]
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the account as canonical JSON values; `worst` is None where it has no bound."""
+        return {
+            "epsilon": canonical.real(self.budget.epsilon),
+            "delta": canonical.real(self.budget.delta),
+            "worst": None if math.isinf(self.worst) else canonical.real(self.worst),
+            "head": self.head,
+            "counter": self.counter,
+            "runs": [
+                {
+                    "run": run.run_id,
+                    "time": run.time,
+                    "reserved": None if run.event is None else run.event.steps,
+                    "charged": run.charged,
+                    "settled": run.is_settled,
+                }
+                for run in self.runs
+            ],
+        }
 
 
 class Reservation:
@@ -261,6 +310,18 @@ class Ledger:
             self._require_bounded(histories)
             return self._events(max(histories, key=self._epsilon))
 
+    def status(self) -> LedgerStatus:
+        """Return the whole account for people."""
+        with self._reading():
+            runs_of = self._by_unit(self._db.execute("SELECT unit, run FROM members"))
+            return LedgerStatus(
+                budget=self.budget,
+                worst=max(map(self._epsilon, set(runs_of.values())), default=0.0),
+                runs=tuple(self._runs.values()),
+                head=self._hash.hex(),
+                counter=self._counter,
+            )
+
     def head(self) -> tuple[str, int]:
         """Return the chain's hash (hexadecimal) and the number of entries, for the statement."""
         with self._reading():
@@ -424,11 +485,15 @@ class Ledger:
         self._db.execute("DELETE FROM temp.asked")
         self._db.executemany("INSERT INTO temp.asked VALUES (?)", ((n,) for n in names))
         rows = self._db.execute("SELECT unit, run FROM members JOIN temp.asked USING (unit)")
+        runs_of = self._by_unit(rows)
+        fresh: set[frozenset[str]] = {frozenset()} if len(runs_of) < len(names) else set()
+        return fresh | set(runs_of.values())
+
+    def _by_unit(self, rows: Iterable[tuple[bytes, str]]) -> dict[bytes, frozenset[str]]:
         runs_of: dict[bytes, set[str]] = {}
         for unit, run in rows:
             runs_of.setdefault(unit, set()).add(run)
-        fresh: set[frozenset[str]] = {frozenset()} if len(runs_of) < len(names) else set()
-        return fresh | {frozenset(runs) for runs in runs_of.values()}
+        return {unit: frozenset(runs) for unit, runs in runs_of.items()}
 
     def _events(self, history: frozenset[str]) -> tuple[DpEvent, ...]:
         spent = (run.spent() for run in self._runs.values() if run.run_id in history)
@@ -482,6 +547,13 @@ class Ledger:
             f"ledger `{self._path}` was changed outside this program",
             hint="restore it from a copy that has every run since, and tell the coordinator",
         )
+
+
+def _run_line(run: LedgerRun) -> str:
+    if run.event is None:
+        return f"{run.time} {run.run_id}: without privacy"
+    state = "settled" if run.is_settled else f"open, {run.event.steps} reserved"
+    return f"{run.time} {run.run_id}: {run.charged} steps charged, {state}"
 
 
 def _cohort_digest(names: list[bytes]) -> str:

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from edge_agent.ledger import Budget, Ledger
 from federation.accounting import DpEvent, compose
+from kit import canonical
 from kit.errors import FormatError, KitError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = b"s" * 32
 BUDGET = Budget(epsilon=8.0, delta=1e-5)
 EVENT = DpEvent(sample_rate=0.2, noise_multiplier=3.0, steps=300)  # epsilon 5.9
+EVENT_TABLE = {"sample_rate": 0.2, "noise_multiplier": 3.0}
 SMALL = DpEvent(sample_rate=0.01, noise_multiplier=4.0, steps=10)
 UNITS = [f"patient-{i}" for i in range(20)]
 
@@ -189,6 +191,25 @@ def test_the_head_moves_with_every_entry_and_differs_between_ledgers(path) -> No
         last = ledger.head()
     with open_ledger(path) as ledger:
         assert ledger.head() == last
+
+
+def test_the_status_is_the_worst_of_all_units_for_people(path) -> None:
+    with open_ledger(path) as ledger:
+        assert ledger.status().worst == 0
+        ledger.reserve("small", UNITS, SMALL, NOW).charge(4)
+        ledger.reserve("large", UNITS[:1], DpEvent(**{**EVENT_TABLE, "steps": 100}), NOW)
+        ledger.settle("small")
+        status = ledger.status()
+        assert status.worst == ledger.spent(UNITS)
+        assert (status.head, status.counter) == ledger.head()
+        assert "epsilon 3.2" in status.lines()[0]
+        assert "small: 4 steps charged, settled" in status.lines()[1]
+        assert "large: 0 steps charged, open, 100 reserved" in status.lines()[2]
+        table = canonical.decode(canonical.encode(status.to_table()))
+        assert [r["settled"] for r in table["runs"]] == [True, False]
+        ledger.mark_unbounded("open", UNITS[3:4], NOW)
+        assert ledger.status().to_table()["worst"] is None
+        assert "without privacy" in ledger.status().lines()[0]
 
 
 def test_rows_cannot_be_changed_or_deleted(path) -> None:

@@ -22,17 +22,29 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from federation.accounting import DpEvent, compose
-from kit import canonical, clock
-from kit.errors import KitError
+from edge_agent.ledger_entries import (
+    Budget,
+    LedgerRun,
+    LedgerStatus,
+    apply,
+    cohort_digest,
+    compose,
+    first_link,
+    next_link,
+    run_entry,
+)
+from federation.accounting import DpEvent
+from kit import canonical
+from kit.errors import FormatError, KitError
 from kit.files import os_errors
+
+__all__ = ["Budget", "Ledger", "LedgerRun", "LedgerStatus", "Reservation"]
 
 SCHEMA_VERSION = 1
 WAIT_FOR_LOCK_S = 30.0
@@ -50,92 +62,6 @@ _APPEND_ONLY = (
     "CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} "
     "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """The lifetime allowance of every unit: `epsilon` at `delta`."""
-
-    epsilon: float
-    delta: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerRun:
-    """One run's account.
-
-    Attributes:
-        run_id: the run.
-        cohort: SHA-256 over the sorted pseudonyms of its units.
-        units: how many keys it charges (units and their images).
-        event: what was reserved; None for a run without privacy.
-        charged: steps charged so far.
-        is_settled: nothing more may be charged, and unused steps are free again.
-        time: when it was reserved, RFC 3339.
-    """
-
-    run_id: str
-    cohort: str
-    units: int
-    event: DpEvent | None
-    charged: int
-    is_settled: bool
-    time: str
-
-    def spent(self) -> DpEvent | None:
-        """Return what counts against the budget: all that is reserved, or charged once settled."""
-        if self.event is None or not self.is_settled:
-            return self.event
-        return replace(self.event, steps=self.charged)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerStatus:
-    """The whole account in a few figures, for people at the site.
-
-    Attributes:
-        budget: the lifetime allowance of every unit.
-        worst: epsilon that the worst unit has spent or reserved; inf after a run without privacy.
-        runs: every run, oldest first.
-        head: the chain's hash, hexadecimal.
-        counter: number of entries.
-    """
-
-    budget: Budget
-    worst: float
-    runs: tuple[LedgerRun, ...]
-    head: str
-    counter: int
-
-    def lines(self) -> list[str]:
-        """Return the account, one line a fact."""
-        allowed = f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
-        if math.isinf(self.worst):
-            lines = [f"some units were used without privacy; others have epsilon {allowed}"]
-        else:
-            lines = [f"the worst unit has spent or reserved epsilon {self.worst:.3g} of {allowed}"]
-        lines += [_run_line(run) for run in self.runs]
-        return [*lines, f"entry {self.counter}, head {self.head}"]
-
-    def to_table(self) -> dict[str, Any]:
-        """Return the account as canonical JSON values; `worst` is None where it has no bound."""
-        return {
-            "epsilon": canonical.real(self.budget.epsilon),
-            "delta": canonical.real(self.budget.delta),
-            "worst": None if math.isinf(self.worst) else canonical.real(self.worst),
-            "head": self.head,
-            "counter": self.counter,
-            "runs": [
-                {
-                    "run": run.run_id,
-                    "time": run.time,
-                    "reserved": None if run.event is None else run.event.steps,
-                    "charged": run.charged,
-                    "settled": run.is_settled,
-                }
-                for run in self.runs
-            ],
-        }
 
 
 class Reservation:
@@ -226,7 +152,7 @@ class Ledger:
                 self._require_same(run_id, names, event)
                 return Reservation(self, run_id)
             self._require_budget(names, event)
-            self._append_run(run_id, names, "reserve", now, _event_table(event))
+            self._append_run(run_id, names, event, now)
         return Reservation(self, run_id)
 
     def mark_unbounded(self, run_id: str, units: Collection[str], now: datetime) -> None:
@@ -240,7 +166,7 @@ class Ledger:
             if canonical.name(run_id, what="run id") in self._runs:
                 self._require_same(run_id, names, None)
             else:
-                self._append_run(run_id, names, "unbounded", now, {})
+                self._append_run(run_id, names, None, now)
 
     def charge(self, run_id: str, steps: int) -> None:
         """Charge `steps` more steps to a reserved run, durably.
@@ -338,7 +264,7 @@ class Ledger:
             self._catch_up()
             rows = self._db.execute("SELECT run, unit FROM members ORDER BY run, unit")
             cohorts = {
-                run: _cohort_digest([self._blob((unit,)) for _, unit in group])
+                run: cohort_digest([self._blob((unit,)) for _, unit in group])
                 for run, group in groupby(rows, key=itemgetter(0))
             }
             if cohorts != {run.run_id: run.cohort for run in self._runs.values()}:
@@ -380,7 +306,7 @@ class Ledger:
         return hmac.digest(self._secret, b"privacy ledger: key check", hashlib.sha256)
 
     def _first_hash(self) -> bytes:
-        return hashlib.sha256(b"ledger" + self._meta("id")).digest()
+        return first_link(self._meta("id"))
 
     def _meta(self, column: Literal["id", "key_check"]) -> bytes:
         return self._blob(self._db.execute(f"SELECT {column} FROM meta").fetchone())  # noqa: S608
@@ -439,37 +365,24 @@ class Ledger:
 
     def _fold(self, counter: int, body: bytes, link: bytes) -> None:
         before = self._hash or self._first_hash()
-        expected = hashlib.sha256(before + self._blob((body,))).digest()
-        if counter != self._counter + 1 or link != expected:
+        if counter != self._counter + 1 or link != next_link(before, self._blob((body,))):
             raise self._changed()
         try:
-            self._apply(canonical.decode(body))
-        except (KeyError, TypeError) as error:
+            apply(self._runs, body)
+        except FormatError as error:
             raise self._changed() from error
         self._counter, self._hash = counter, link
 
-    def _apply(self, entry: dict[str, Any]) -> None:
-        run_id = entry["run"]
-        if entry["kind"] == "charge":
-            run = self._runs[run_id]
-            self._runs[run_id] = replace(run, charged=run.charged + entry["steps"])
-        elif entry["kind"] == "settle":
-            self._runs[run_id] = replace(self._runs[run_id], is_settled=True)
-        else:
-            self._runs[run_id] = _run(entry)
-
     def _append(self, entry: dict[str, Any]) -> None:
         body = canonical.encode(entry)
-        link = hashlib.sha256(self._hash + body).digest()
-        row = (self._counter + 1, body, link)
+        row = (self._counter + 1, body, next_link(self._hash, body))
         self._db.execute("INSERT INTO entries VALUES (?, ?, ?)", row)
         self._fold(*row)
 
     def _append_run(
-        self, run_id: str, names: list[bytes], kind: str, now: datetime, table: dict[str, Any]
+        self, run_id: str, names: list[bytes], event: DpEvent | None, now: datetime
     ) -> None:
-        entry = {"kind": kind, "run": run_id, "units": len(names), "time": clock.rfc3339(now)}
-        self._append(entry | {"cohort": _cohort_digest(names)} | table)
+        self._append(run_entry(run_id, names, event, now))
         self._db.executemany("INSERT INTO members VALUES (?, ?)", ((n, run_id) for n in names))
 
     def _pseudonyms(self, units: Collection[str]) -> list[bytes]:
@@ -526,7 +439,7 @@ class Ledger:
 
     def _require_same(self, run_id: str, names: list[bytes], event: DpEvent | None) -> None:
         run = self._runs[run_id]
-        if run.cohort != _cohort_digest(names):
+        if run.cohort != cohort_digest(names):
             raise KitError(
                 f"run `{run_id}` is in the ledger with other images or patients",
                 hint="the data changed since it started: put them back, or start a new run",
@@ -547,41 +460,3 @@ class Ledger:
             f"ledger `{self._path}` was changed outside this program",
             hint="restore it from a copy that has every run since, and tell the coordinator",
         )
-
-
-def _run_line(run: LedgerRun) -> str:
-    if run.event is None:
-        return f"{run.time} {run.run_id}: without privacy"
-    state = "settled" if run.is_settled else f"open, {run.event.steps} reserved"
-    return f"{run.time} {run.run_id}: {run.charged} steps charged, {state}"
-
-
-def _cohort_digest(names: list[bytes]) -> str:
-    return hashlib.sha256(b"".join(names)).hexdigest()  # sorted, 32 bytes each
-
-
-def _event_table(event: DpEvent) -> dict[str, Any]:
-    return {
-        "sample_rate": canonical.real(event.sample_rate),
-        "noise_multiplier": canonical.real(event.noise_multiplier),
-        "steps": event.steps,
-    }
-
-
-def _run(entry: dict[str, Any]) -> LedgerRun:
-    event = None
-    if entry["kind"] == "reserve":
-        event = DpEvent(
-            sample_rate=canonical.to_float(entry["sample_rate"]),
-            noise_multiplier=canonical.to_float(entry["noise_multiplier"]),
-            steps=entry["steps"],
-        )
-    return LedgerRun(
-        run_id=entry["run"],
-        cohort=entry["cohort"],
-        units=entry["units"],
-        event=event,
-        charged=0,
-        is_settled=event is None,
-        time=entry["time"],
-    )

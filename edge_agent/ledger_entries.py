@@ -1,0 +1,202 @@
+"""What the privacy ledger records: entries, the chain between them, and what they add up to.
+
+Pure rules over bytes; `edge_agent.ledger` keeps the file.
+
+- An entry is canonical JSON of kind `reserve`, `unbounded`, `charge` or `settle`.
+- `H_i = SHA-256(H_{i-1} || body_i)` and `H_0 = SHA-256("ledger" || random id)`.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from federation.accounting import ORDERS, Curve, DpEvent, epsilon_of, rdp_curve
+from kit import canonical, clock
+from kit.errors import FormatError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The lifetime allowance of every unit: `epsilon` at `delta`."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRun:
+    """One run's account.
+
+    Attributes:
+        run_id: the run.
+        cohort: SHA-256 over the sorted pseudonyms of its units.
+        units: how many keys it charges (units and their images).
+        event: what was reserved; None for a run without privacy.
+        charged: steps charged so far.
+        is_settled: nothing more may be charged, and unused steps are free again.
+        time: when it was reserved, RFC 3339.
+    """
+
+    run_id: str
+    cohort: str
+    units: int
+    event: DpEvent | None
+    charged: int
+    is_settled: bool
+    time: str
+
+    def spent(self) -> DpEvent | None:
+        """Return what counts against the budget: all that is reserved, or charged once settled."""
+        if self.event is None or not self.is_settled:
+            return self.event
+        return replace(self.event, steps=self.charged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStatus:
+    """The whole account in a few figures, for people at the site.
+
+    Attributes:
+        budget: the lifetime allowance of every unit.
+        worst: epsilon that the worst unit has spent or reserved; inf after a run without privacy.
+        runs: every run, oldest first.
+        head: the chain's hash, hexadecimal.
+        counter: number of entries.
+    """
+
+    budget: Budget
+    worst: float
+    runs: tuple[LedgerRun, ...]
+    head: str
+    counter: int
+
+    def lines(self) -> list[str]:
+        """Return the account, one line a fact."""
+        allowed = f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
+        if math.isinf(self.worst):
+            lines = [f"some units were used without privacy; others have epsilon {allowed}"]
+        else:
+            lines = [f"the worst unit has spent or reserved epsilon {self.worst:.3g} of {allowed}"]
+        lines += [_run_line(run) for run in self.runs]
+        return [*lines, f"entry {self.counter}, head {self.head}"]
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the account as canonical JSON values; `worst` is None where it has no bound."""
+        return {
+            "epsilon": canonical.real(self.budget.epsilon),
+            "delta": canonical.real(self.budget.delta),
+            "worst": None if math.isinf(self.worst) else canonical.real(self.worst),
+            "head": self.head,
+            "counter": self.counter,
+            "runs": [
+                {
+                    "run": run.run_id,
+                    "time": run.time,
+                    "reserved": None if run.event is None else run.event.steps,
+                    "charged": run.charged,
+                    "settled": run.is_settled,
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def first_link(identity: bytes) -> bytes:
+    """Return H_0 of a new ledger from its random id."""
+    return hashlib.sha256(b"ledger" + identity).digest()
+
+
+def next_link(before: bytes, body: bytes) -> bytes:
+    """Return H_i from H_{i-1} and an entry's bytes."""
+    return hashlib.sha256(before + body).digest()
+
+
+def cohort_digest(names: Sequence[bytes]) -> str:
+    """Return the SHA-256 over sorted pseudonyms of 32 bytes each."""
+    return hashlib.sha256(b"".join(names)).hexdigest()
+
+
+def run_entry(
+    run_id: str, names: Sequence[bytes], event: DpEvent | None, now: datetime
+) -> dict[str, Any]:
+    """Return the entry that opens a run: `reserve` with its event, or `unbounded` without one."""
+    entry: dict[str, Any] = {
+        "kind": "unbounded" if event is None else "reserve",
+        "run": run_id,
+        "units": len(names),
+        "cohort": cohort_digest(names),
+        "time": clock.rfc3339(now),
+    }
+    if event is not None:
+        entry["sample_rate"] = canonical.real(event.sample_rate)
+        entry["noise_multiplier"] = canonical.real(event.noise_multiplier)
+        entry["steps"] = event.steps
+    return entry
+
+
+def apply(runs: dict[str, LedgerRun], body: bytes) -> None:
+    """Fold one entry into the accounts.
+
+    Raises:
+        FormatError: the bytes are no entry, or one of a run that was never opened.
+    """
+    entry = canonical.decode(body)
+    try:
+        run_id = entry["run"]
+        if entry["kind"] == "charge":
+            run = runs[run_id]
+            runs[run_id] = replace(run, charged=run.charged + entry["steps"])
+        elif entry["kind"] == "settle":
+            runs[run_id] = replace(runs[run_id], is_settled=True)
+        else:
+            runs[run_id] = _opened(entry)
+    except (KeyError, TypeError) as error:
+        raise FormatError("ledger entry is malformed") from error
+
+
+def compose(events: Iterable[DpEvent], delta: float) -> float:
+    """Return the epsilon of all `events` together, as `federation.accounting.compose`.
+
+    A ledger asks for the same few mechanisms over and over, so one step's curve is kept.
+    """
+    total = np.zeros(len(ORDERS))
+    for event in events:
+        total += _step_curve(event.sample_rate, event.noise_multiplier) * event.steps
+    return epsilon_of(total, delta)
+
+
+@lru_cache(maxsize=256)
+def _step_curve(sample_rate: float, noise_multiplier: float) -> Curve:
+    return rdp_curve(DpEvent(sample_rate=sample_rate, noise_multiplier=noise_multiplier, steps=1))
+
+
+def _opened(entry: dict[str, Any]) -> LedgerRun:
+    event = None
+    if entry["kind"] == "reserve":
+        event = DpEvent(
+            sample_rate=canonical.to_float(entry["sample_rate"]),
+            noise_multiplier=canonical.to_float(entry["noise_multiplier"]),
+            steps=entry["steps"],
+        )
+    return LedgerRun(
+        run_id=entry["run"],
+        cohort=entry["cohort"],
+        units=entry["units"],
+        event=event,
+        charged=0,
+        is_settled=event is None,
+        time=entry["time"],
+    )
+
+
+def _run_line(run: LedgerRun) -> str:
+    if run.event is None:
+        return f"{run.time} {run.run_id}: without privacy"
+    state = "settled" if run.is_settled else f"open, {run.event.steps} reserved"
+    return f"{run.time} {run.run_id}: {run.charged} steps charged, {state}"

@@ -5,7 +5,7 @@ import torch
 
 from federation.learning.generator import edm
 from federation.learning.generator.architecture import Architecture, build_network
-from federation.learning.generator.sampler import sample, schedule
+from federation.learning.generator.sampler import sample, schedule, sigma_max
 from kit.errors import KitError
 
 SIGMAS = torch.tensor([0.002, 0.1, 0.5, 3.0, 80.0], dtype=torch.float64)
@@ -40,12 +40,28 @@ def test_denoising_loss_is_the_weighted_sum_of_squares_per_image():
 
 
 def test_schedule_falls_from_sigma_max_to_zero():
-    levels = schedule(18)
+    levels = schedule(18, highest=80.0)
+    assert float(levels[0]) == pytest.approx(80)
+    assert float(levels[-2]) == pytest.approx(0.002)
     assert len(levels) == 19
     assert float(levels[-1]) == 0.0
     assert bool((levels[:-1] > levels[1:]).all())
     with pytest.raises(RuntimeError):
-        schedule(1)
+        schedule(1, highest=80.0)
+
+
+def test_first_noise_level_is_the_papers_at_64_px_and_falls_with_the_side():
+    large = Architecture(
+        kind="edm-unet2d",
+        version=1,
+        preset="large",
+        channels=1,
+        height=64,
+        width=64,
+        num_classes=3,
+    )
+    assert sigma_max(large) == 80.0
+    assert sigma_max(tiny()) == 10.0
 
 
 class GaussianDenoiser(torch.nn.Module):
@@ -63,7 +79,7 @@ class GaussianDenoiser(torch.nn.Module):
 def test_sampler_reproduces_a_known_law():
     network = GaussianDenoiser(0.3, 0.1)
     images = sample(
-        network, tiny(), torch.zeros(200, dtype=torch.long), seed=7, steps=60, batch_size=50
+        network, tiny(), torch.zeros(200, dtype=torch.long), seed=7, steps=18, batch_size=50
     )
     assert float(images.mean()) == pytest.approx(0.3, abs=0.01)
     assert float(images.std()) == pytest.approx(0.1, rel=0.05)

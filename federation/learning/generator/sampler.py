@@ -1,5 +1,6 @@
 """Deterministic sampling: the Karras schedule and Heun's method (Karras et al. 2022, alg. 1)."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -8,12 +9,23 @@ from federation.learning.generator.architecture import Architecture
 from kit.errors import KitError
 
 SIGMA_MIN = 0.002
-SIGMA_MAX = 80.0
+SIGMA_MAX_AT_64_PX = 80.0
 RHO = 7.0
 
 
-def schedule(steps: int) -> torch.Tensor:
-    """sigma_i for i < N, then 0: float64 [steps + 1], eq. 5.
+def sigma_max(architecture: Architecture) -> float:
+    """Return the first noise level: the paper's 80 at 64 px, in proportion to the side below.
+
+    The mean over a side of s pixels divides the noise by s, so the same share of the image's
+    large-scale signal is left at the start (Hoogeboom et al. 2023, section 3.1). Small images then
+    need fewer steps, and no step asks the network for levels it was hardly trained at.
+    """
+    side = math.sqrt(architecture.height * architecture.width)
+    return SIGMA_MAX_AT_64_PX * side / 64
+
+
+def schedule(steps: int, *, highest: float) -> torch.Tensor:
+    """sigma_i for i < N from `highest`, then 0: float64 [steps + 1], eq. 5.
 
     Raises:
         RuntimeError: fewer than two steps.
@@ -21,7 +33,7 @@ def schedule(steps: int) -> torch.Tensor:
     if steps < 2:
         raise RuntimeError("the sampler needs at least two steps")
     ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
-    high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
+    high, low = highest ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
     return torch.cat([(high + ramp * (low - high)) ** RHO, torch.zeros(1, dtype=torch.float64)])
 
 
@@ -46,6 +58,7 @@ def sample(
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     shape = (batch_size, architecture.channels, architecture.height, architecture.width)
+    levels = schedule(steps, highest=sigma_max(architecture))
     was_training = network.training
     network.eval()
     images = []
@@ -53,7 +66,7 @@ def sample(
         wanted = labels[start : start + batch_size]
         filled = torch.cat([wanted, wanted[-1:].expand(batch_size - len(wanted))])
         noise = torch.randn(shape, generator=generator)
-        batch = _heun(network, noise.to(device), filled.to(device), schedule(steps))
+        batch = _heun(network, noise.to(device), filled.to(device), levels)
         images.append(batch[: len(wanted)].cpu())
     network.train(was_training)
     result = torch.cat(images) if images else torch.empty((0, *shape[1:]))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edge_agent.datasets import npz
 from edge_agent.datasets.load import load_cohort
@@ -199,6 +201,23 @@ def test_a_flipped_byte_is_noticed(make_study, good, tmp_path) -> None:
     assert load_cohort(good, make_study(), ALL)
     with pytest.raises(KitError, match="truncated or corrupt"):
         load_cohort(bad, make_study(), ALL)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damaged_archives_give_a_cohort_or_one_clear_error(make_study, good, data) -> None:
+    damaged = bytearray(good.read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=6)):
+        damaged[position] = data.draw(st.integers(0, 255))
+    bad = good.with_name("damaged.npz")
+    bad.write_bytes(damaged)
+    try:
+        cohort, _ = load_cohort(bad, make_study(minimum=1), ALL)
+    except KitError:
+        return
+    assert cohort.images.shape[1:] == (1, 8, 8)
 
 
 def test_an_npz_has_no_patients_so_a_patient_study_refuses_it(make_study, good) -> None:

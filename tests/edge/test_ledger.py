@@ -397,6 +397,33 @@ def test_kill_nine_in_the_middle_of_charging_loses_no_charge(path) -> None:
             assert ledger.spent(UNITS) == compose([EVENT], BUDGET.delta)
 
 
+def test_a_full_disk_costs_at_most_the_step_that_did_not_fit(path) -> None:
+    code = """
+    import resource, signal
+    run = open_ledger().reserve(name, units, event, now)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = path.with_name(path.name + "-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40_000, size + 40_000))
+    done = 0
+    try:
+        for _ in range(300):
+            run.charge(1)
+            done += 1
+    except KitError as error:
+        print(done, error.hint, flush=True)
+    """
+    process = start(code, path, "run")
+    said, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    done, hint = said.split(" ", 1)
+    assert "free some space" in hint
+    with open_ledger(path) as ledger:
+        ledger.verify()
+        run = ledger.reserve("run", UNITS, EVENT, NOW)
+        assert 0 < int(done) <= run.charged <= int(done) + 1 < 300
+        run.charge(1)
+
+
 def test_two_processes_racing_to_reserve_cannot_overspend(path) -> None:
     code = """
     print("ready", flush=True)

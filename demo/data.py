@@ -264,6 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         print(f"demo.data: error: {error}{hint}", file=sys.stderr)
         return error.exit_code
+    if options.data is not None and (options.data / folder.PATIENTS).is_file():
+        print("demo.data: the patient map is left behind: units are images here", file=sys.stderr)
     print(json.dumps(asdict(made), indent=1))
     return 0
 

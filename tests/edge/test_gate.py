@@ -140,6 +140,21 @@ def test_slices_of_one_patient_do_not_hide_a_replay() -> None:
     assert not report.checks[1].passed
 
 
+@pytest.mark.parametrize("sides", [(64, 64), (70, 41), (8, 512)])
+def test_large_images_are_judged_as_small_ones(sides: tuple[int, int]) -> None:
+    site = Site(0)
+    rows, columns = (np.arange(side) * 8 // side for side in sides)
+
+    def enlarge(images: np.ndarray) -> np.ndarray:
+        return images[..., rows, :][..., columns]
+
+    cohort = make_cohort(enlarge(site.cohort.images), site.cohort.labels)
+    samples, labels = site.replay(150)
+    assert check(enlarge(site.held_out), site.held_labels, cohort).passed
+    for copies in (samples, samples[..., ::-1], site.noise(samples, 0.1)):
+        assert not check(enlarge(copies), labels, cohort).passed
+
+
 def test_calibration_takes_a_bounded_part_of_many_images() -> None:
     rng = np.random.default_rng(0)
     many = rng.standard_normal((3 * MAX_REFERENCES // 2, 1, 8, 8)).astype(np.float32)

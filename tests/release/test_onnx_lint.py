@@ -193,11 +193,11 @@ HOSTILE: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "path as a name": ("identifier", lambda m: _insert(m, "Relu", name="/home/a/model.py")),
     "half floats": (
         "neither float32",
-        lambda m: _replace(_weights(m), np.zeros((32, 1, 3, 3), dtype=np.float16)),
+        lambda m: _replace(_weights(m), np.zeros((24, 1, 3, 3), dtype=np.float16)),
     ),
     "values not finite": (
         "not finite",
-        lambda m: _replace(_weights(m), np.full((32, 1, 3, 3), np.inf, dtype=np.float32)),
+        lambda m: _replace(_weights(m), np.full((24, 1, 3, 3), np.inf, dtype=np.float32)),
     ),
     "bytes not of the shape": (
         "bytes of its shape",
@@ -251,11 +251,11 @@ HOSTILE: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     ),
     "shapes that do not fit": (
         "checker",
-        lambda m: _replace(_bias(m), np.zeros(31, dtype=np.float32)),
+        lambda m: _replace(_bias(m), np.zeros(23, dtype=np.float32)),
     ),
     "channels that do not fit": (
         "channels",
-        lambda m: _replace(_weights(m), np.zeros((32, 2, 3, 3), dtype=np.float32)),
+        lambda m: _replace(_weights(m), np.zeros((24, 2, 3, 3), dtype=np.float32)),
     ),
     "node out of order": ("checker", _swap),
     "memory bomb": ("intermediate values", _memory_bomb),

@@ -30,6 +30,26 @@ def test_delta_is_the_least_of_study_design_and_number(study, make):
     assert plan_for(strict, n_declared=400, unit=Unit.IMAGE, steps=9).delta == 1e-7
 
 
+def test_lifetime_budget_of_the_site_counts_beside_the_study(study):
+    past = [DpEvent(sample_rate=0.3, noise_multiplier=4.0, steps=300)]
+    wanted = {"n_declared": 400, "unit": Unit.IMAGE, "past": past}
+    fresh = plan_for(study, n_declared=400, unit=Unit.IMAGE)
+    ample = plan_for(study, **wanted, lifetime_epsilon=30.0)
+    assert ample.noise_multiplier == fresh.noise_multiplier
+    narrow = plan_for(study, **wanted, lifetime_epsilon=9.0, lifetime_delta=1e-6)
+    assert narrow.noise_multiplier > fresh.noise_multiplier
+    assert narrow.delta == 1e-6
+    assert compose([*past, narrow.event], 1e-6) <= 9.0
+
+
+def test_expected_batch_grows_with_the_site_and_stays_a_fraction_of_it(study):
+    sizes = (32, 100, 384, 1000, 3000, 20_000)
+    plans = [plan_for(study, n_declared=n, unit=Unit.IMAGE, steps=5) for n in sizes]
+    batches = [plan.expected_batch_size for plan in plans]
+    assert batches == sorted(batches)
+    assert all(plan.sample_rate <= 1 / 3 for plan in plans)
+
+
 def test_plan_leaves_room_for_what_was_spent_before(study):
     past = [DpEvent(sample_rate=0.3, noise_multiplier=6.0, steps=300)]
     fresh = plan_for(study, n_declared=400, unit=Unit.IMAGE)

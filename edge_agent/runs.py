@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
@@ -14,6 +14,10 @@ from federation.study import Study
 from kit import canonical
 from kit.errors import KitError
 from kit.files import write_atomic
+
+if TYPE_CHECKING:
+    from edge_agent.datasets.examples import Cohort
+    from edge_agent.training.plan import PrivacyPlan
 
 RUN, DATA_REPORT, GATE = "run.json", "data-report.json", "gate.json"
 GATE_SAMPLES_PER_CLASS = 64
@@ -84,9 +88,9 @@ def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], 
         if request.without_privacy:
             ledger.mark_unbounded(run_id, cohort.account_keys(), now)
         else:
-            plan = _plan(folder, study, cohort, ledger, request)
-            tell(plan.reason())
-            account = ledger.reserve(run_id, cohort.account_keys(), plan.event(), now)
+            plan = _plan(folder, run_id, study, cohort, ledger, request)
+            tell(plan.reason)
+            account = ledger.reserve(run_id, cohort.account_keys(), plan.event, now)
         options = training.TrainOptions(
             declared_labels=request.labels, plan=plan, steps=request.steps
         )
@@ -127,7 +131,14 @@ def _run_id(folder: Path, name: str) -> str:
     return str(read_json(path)["id"])
 
 
-def _plan(folder: Path, study: Study, cohort: Any, ledger: Ledger, request: Request) -> Any:
+def _plan(
+    folder: Path,
+    run_id: str,
+    study: Study,
+    cohort: "Cohort",
+    ledger: Ledger,
+    request: Request,
+) -> "PrivacyPlan":
     from edge_agent.training import run as training
     from edge_agent.training.plan import plan_for
 
@@ -138,7 +149,7 @@ def _plan(folder: Path, study: Study, cohort: Any, ledger: Ledger, request: Requ
         study,
         n_declared=request.declared_count or 0,
         unit=cohort.unit_kind,
-        past=ledger.past_events(cohort.account_keys()),
+        past=ledger.past_events(cohort.account_keys(), besides=run_id),
         steps=request.steps,
     )
 
@@ -146,7 +157,7 @@ def _plan(folder: Path, study: Study, cohort: Any, ledger: Ledger, request: Requ
 def _gate(
     folder: Path,
     study: Study,
-    cohort: Any,
+    cohort: "Cohort",
     labels: tuple[str, ...],
     tell: Callable[[str], None],
 ) -> bool:

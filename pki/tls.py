@@ -60,7 +60,10 @@ def peer(context: grpc.ServicerContext) -> tuple[x509.Certificate, ...]:
     facts = cast(dict[str, list[bytes]], context.auth_context())
     if facts.get("ssl_tls_version") != [b"TLSv1.3"]:
         raise IdentityError("the connection is not TLS 1.3")
-    pem = b"".join(facts.get("x509_pem_cert_chain") or facts.get("x509_pem_cert") or [])
-    if not pem:
+    leaf = b"".join(facts.get("x509_pem_cert") or [])
+    if not leaf:
         raise IdentityError("no client certificate was presented")
-    return certificates.from_pem(pem)
+    # On a server, gRPC's chain leaves the peer's own certificate out (BoringSSL's rule).
+    others = b"".join(facts.get("x509_pem_cert_chain") or [])
+    first, *rest = [*certificates.from_pem(leaf), *(certificates.from_pem(others or leaf))]
+    return (first, *(certificate for certificate in rest if certificate != first))

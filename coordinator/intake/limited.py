@@ -5,6 +5,7 @@ one JSON verdict. Its memory, processor time and files are limited by itself, be
 """
 
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -12,15 +13,17 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from kit import canonical
 from kit.errors import FormatError
 
+_log = logging.getLogger(__name__)
 _MAX_VERDICT_BYTES = 64 * 1024
 _MEMORY_ENV = "INTAKE_MEMORY_BYTES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one check may use: address space in bytes, seconds on the wall clock."""
+    """What one check may use: private memory in bytes, seconds on the wall clock."""
 
     memory_bytes: int
     timeout_s: float
@@ -41,6 +44,7 @@ def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",
         _MEMORY_ENV: str(limits.memory_bytes),
     }
     try:
@@ -55,6 +59,8 @@ def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     except subprocess.TimeoutExpired as error:
         raise CheckFailedError(f"the check took longer than {limits.timeout_s:g} s") from error
     if done.returncode != 0 or len(done.stdout) > _MAX_VERDICT_BYTES:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        _log.warning("%s ended with %d: %s", module, done.returncode, canonical.printable(last))
         raise CheckFailedError(
             f"the check ended without a verdict (status {done.returncode}): memory limit or crash"
         )
@@ -67,7 +73,8 @@ def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 def request() -> dict[str, Any]:
     """In the child: take on the limits, then read the request."""
     limit = int(os.environ[_MEMORY_ENV])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # RLIMIT_DATA counts what a payload can make a process allocate, not the mapped libraries.
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     value: dict[str, Any] = json.load(sys.stdin)
     return value

@@ -14,6 +14,7 @@ from kit.errors import FormatError
 VERSION = 1
 MAX_LEAF_BYTES = 4096
 MAX_DETAILS = 16
+_DIGEST_CHARACTERS = 64
 
 
 class Kind(StrEnum):
@@ -86,7 +87,9 @@ def _details(value: Any) -> None:
     for name, item in value.items():
         canonical.name(name.replace("_", "-"), what="detail")
         for entry in item if isinstance(item, list) else [item]:
-            if isinstance(entry, str):
+            if isinstance(entry, str) and len(entry) == _DIGEST_CHARACTERS:
+                canonical.sha256_hex(entry, what="detail value")
+            elif isinstance(entry, str):
                 canonical.name(entry, what="detail value")
             elif not isinstance(entry, int):
                 raise FormatError("leaf details are names, digests and integers")

@@ -62,8 +62,10 @@ def restore(folder: Path, state: TrainState) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Delete the checkpoint of a finished run."""
+    """Delete the checkpoint of a finished run, and what a kill may have left beside it."""
     (folder / NAME).unlink(missing_ok=True)
+    for part in folder.glob(f".{NAME}.*"):
+        part.unlink()
 
 
 def _tensors(state: TrainState) -> dict[str, torch.Tensor]:

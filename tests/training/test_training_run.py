@@ -124,8 +124,10 @@ def test_steps_lost_in_a_crash_stay_charged(tmp_path, study, architecture, cohor
     with pytest.raises(SystemError):
         train_run(tmp_path / "run", study, architecture, cohort, options, dying)
     assert dying.charged == 3
+    (tmp_path / "run/.checkpoint.safetensors.abc").write_bytes(b"half")  # as a kill leaves it
     train_run(tmp_path / "run", study, architecture, cohort, options, dying)
     assert dying.charged == options.plan.steps
+    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line).get("step") for line in lines] == [4, None]
 

@@ -40,6 +40,10 @@ def enrol(path: Path, token_file: Path | None, *, epsilon: float, delta: float) 
         raise KitError(
             f"`{path}` is enrolled already as `{home.config.site}`", hint="choose another --home"
         )
+    if home.path.exists() and not (home.path / _TOKEN_COPY).is_file() and any(home.path.iterdir()):
+        raise KitError(
+            f"`{path}` holds something else than an enrolment", hint="choose another --home"
+        )
     token = _token(home, token_file)
     requests = _requests(home)
     code = enrolment.confirmation_code(*requests)

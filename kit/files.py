@@ -95,7 +95,8 @@ def read_limited(path: Path, *, limit: int, what: str) -> bytes:
     """
     try:
         with path.open("rb") as stream:
-            data = stream.read(limit + 1)
+            # Python allocates what `read` is asked for, so it is asked for what is there.
+            data = stream.read(min(os.fstat(stream.fileno()).st_size, limit) + 1)
     except FileNotFoundError as error:
         raise KitError(f"{what} `{path}` does not exist") from error
     except OSError as error:

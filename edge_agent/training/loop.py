@@ -35,7 +35,6 @@ from federation.learning.generator import edm
 from federation.learning.generator.architecture import (
     Architecture,
     build_network,
-    output_names,
 )
 from kit.errors import InterruptedRunError, KitError
 from kit.progress import Progress
@@ -232,8 +231,6 @@ def _begin(job: Job, device: torch.device) -> tuple[TrainState, _Update]:
     with torch.random.fork_rng():
         torch.random.manual_seed(_entropy())  # the first weights; never kept
         network = build_network(job.architecture).to(device)
-    for name in output_names(job.architecture):  # the best guess that knows no image: c_skip x
-        torch.nn.init.zeros_(network.get_parameter(name))
     average = copy.deepcopy(network).requires_grad_(False)
     adam = torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate)
     update: _Update = (

@@ -7,7 +7,6 @@ from PIL import Image
 
 from federation.blueprint import weights
 from federation.learning.generator import architecture as arch
-from federation.learning.generator import edm
 from federation.learning.generator.sampler import sample
 from federation.learning.generator.sheet import sheet_png
 from kit.errors import FormatError, KitError
@@ -48,17 +47,6 @@ def test_network_keeps_the_shape_and_has_exactly_the_expected_tensors(
     assert found == arch.expected_tensors(described)
     assert found[arch.class_embedding_name(described)][1][0] == 3
     assert not list(network.buffers())
-
-
-def test_zeros_in_the_last_layer_leave_the_scaled_input():
-    network = arch.build_network(architecture())
-    x, sigma, labels = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 0.5, 9.0]), torch.arange(3)
-    skip = edm.c_skip(sigma).reshape(-1, 1, 1, 1) * x
-    with torch.no_grad():
-        assert not torch.allclose(network(x, sigma, labels), skip)
-        for name in arch.output_names(architecture()):
-            torch.nn.init.zeros_(network.get_parameter(name))
-        assert torch.equal(network(x, sigma, labels), skip)
 
 
 @pytest.mark.parametrize("preset", sorted(arch.presets()))

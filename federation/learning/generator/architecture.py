@@ -201,12 +201,6 @@ def class_embedding_name(architecture: Architecture) -> str:
     return "unet.class_embedding.weight"
 
 
-def output_names(architecture: Architecture) -> tuple[str, ...]:
-    """Return the tensors of the last layer: with zeros there, D(x; sigma) = c_skip x."""
-    preset_of(architecture)
-    return ("unet.conv_out.weight", "unet.conv_out.bias")
-
-
 def state_arrays(network: "torch.nn.Module") -> Arrays:
     """Return every tensor of a network as float32, name -> array."""
     return {

@@ -406,6 +406,7 @@ def audit_list(home: Home, as_json: Json = False) -> None:
 
 def main() -> NoReturn:
     """Run the command line."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy cores: waiting threads must not spin
     sys.exit(door.run(PROGRAM, lambda: _invoke(app)))
 
 

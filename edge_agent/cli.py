@@ -1,5 +1,6 @@
 """The `edge-agent` command: a thin door over this side's rooms."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,7 @@ def _kibibytes(what: str) -> Callable[[int, int], None]:
 
 def main() -> NoReturn:
     """Run the command line."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy cores: waiting threads must not spin
     sys.exit(door.run(PROGRAM, _invoke))
 
 

@@ -1,0 +1,40 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: help dev demo test lint offline protos docs clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / ## /' | awk -F ' ## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,coordinator]" --group test --group lint
+	@touch $@
+
+dev: $(VENV)/.installed ## make the virtual environment and install everything
+
+demo: $(VENV)/.installed ## one coordinator, three hospitals, the whole story (DATA=path for other images)
+	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
+
+test: $(VENV)/.installed ## run the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+offline: $(VENV)/.installed ## the suite again with no network but loopback
+	unshare --map-root-user --net sh -c 'ip link set lo up && $(BIN)/python -m pytest $(ARGS)'
+
+protos: $(VENV)/.installed ## generate the stubs of the wire contract
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/exchange.proto
+
+docs: $(VENV)/.installed ## write the command reference from --help
+	$(BIN)/python docs/reference/write_cli.py
+
+clean: ## remove the virtual environment and what the demo made
+	rm -rf $(VENV) demo/work demo/summary.json

@@ -5,6 +5,7 @@ home restores nothing that was destroyed here.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from coordinator.errors import NotFoundError
@@ -46,11 +47,12 @@ class KeyStore:
         return self._path(kind, digest).is_file()
 
     def destroy(self, kind: str, digest: str) -> None:
-        """Overwrite and remove a secret; nothing happens if it is gone already."""
+        """Overwrite and remove a secret; nothing happens if it is gone already.
+
+        A server and a command line may both find the same secret due; either may finish first.
+        """
         path = self._path(kind, digest)
-        if not path.is_file():
-            return
-        with os_errors(path):
+        with os_errors(path), suppress(FileNotFoundError):
             with path.open("r+b") as stream:
                 stream.write(os.urandom(SECRET_BYTES))
                 stream.flush()

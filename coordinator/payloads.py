@@ -1,5 +1,6 @@
 """Payloads and shards at rest: sealed under a key per blueprint that a revocation destroys."""
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -84,11 +85,7 @@ def destroy(coordinator: Coordinator, digest: str) -> None:
     keystore(coordinator).destroy(BLUEPRINT, digest)
     coordinator.home.payload(digest).unlink(missing_ok=True)
     coordinator.home.staging(digest).unlink(missing_ok=True)
-    folder = coordinator.home.shards(digest)
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+    shutil.rmtree(coordinator.home.shards(digest), ignore_errors=True)
 
 
 def content_key(coordinator: Coordinator, wrapped_key: bytes, statement: Statement) -> bytes:

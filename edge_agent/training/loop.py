@@ -29,7 +29,7 @@ from edge_agent.training.noise import secret_uniform
 from edge_agent.training.optimizer import SecretNoiseOptimizer
 from edge_agent.training.plan import PrivacyPlan
 from edge_agent.training.recipe import Recipe
-from edge_agent.training.sampler import image_draws, poisson_draw, unit_table
+from edge_agent.training.sampler import Indices, image_draws, poisson_draw, unit_table
 from federation.accounting import epsilon_of, rdp_curve
 from federation.learning.generator import edm
 from federation.learning.generator.architecture import (
@@ -139,7 +139,7 @@ class _Batches:
         # noise levels and image noise carry no privacy; still from fresh entropy, never kept
         self._generator = torch.Generator(device).manual_seed(_entropy())
 
-    def units(self, plan: PrivacyPlan) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    def units(self, plan: PrivacyPlan) -> list[Indices]:
         """Draw one step's units and images: pieces [K, U'] that fit one pass."""
         drawn = poisson_draw(len(self._units), sample_rate=plan.sample_rate)
         images = image_draws(self._units, drawn, draws=plan.draws_per_unit)
@@ -147,13 +147,11 @@ class _Batches:
         width = max(1, rows // plan.draws_per_unit)
         return [images[:, at : at + width] for at in range(0, len(drawn), width)]
 
-    def any_images(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def any_images(self, count: int) -> Indices:
         """Draw `count` images uniformly, for training without privacy."""
         return (secret_uniform(count) * len(self._images)).astype(np.int64)
 
-    def loss(
-        self, network: torch.nn.Module, index: np.ndarray[Any, np.dtype[np.int64]]
-    ) -> torch.Tensor:
+    def loss(self, network: torch.nn.Module, index: Indices) -> torch.Tensor:
         """Return lambda(sigma) ||D(y + n) - y||^2 per row for images `index` (eq. 2 and 8)."""
         rows = torch.from_numpy(index.reshape(-1))
         clean = self._images[rows].to(self._device)
@@ -262,7 +260,8 @@ def _epsilon_by_step(plan: PrivacyPlan | None) -> Callable[[int], float]:
 
 def _blend(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+        for mean, latest in zip(average.parameters(), network.parameters(), strict=True):
+            mean.lerp_(latest, 1 - decay)
 
 
 def _entropy() -> int:

@@ -52,14 +52,18 @@ class Outcome:
     was_finished: bool
 
 
-def open_ledger(home: Home) -> Ledger:
-    """Return this installation's one ledger, under its lifetime budget."""
+def budget(home: Home) -> Budget:
+    """Return the lifetime budget of every unit at this site."""
     settings = home.config
-    budget = Budget(
+    return Budget(
         epsilon=canonical.to_float(settings.lifetime_epsilon, what="lifetime_epsilon"),
         delta=canonical.to_float(settings.lifetime_delta, what="lifetime_delta"),
     )
-    return Ledger(home.ledger, home.unit_secret(), budget)
+
+
+def open_ledger(home: Home) -> Ledger:
+    """Return this installation's one ledger, under its lifetime budget."""
+    return Ledger(home.ledger, home.unit_secret(), budget(home))
 
 
 def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], None]) -> Outcome:
@@ -88,7 +92,7 @@ def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], 
         if request.without_privacy:
             ledger.mark_unbounded(run_id, cohort.account_keys(), now)
         else:
-            plan = _plan(folder, run_id, study, cohort, ledger, request)
+            plan = _plan(home, folder, run_id, study, cohort, ledger, request)
             tell(plan.reason)
             account = ledger.reserve(run_id, cohort.account_keys(), plan.event, now)
         options = training.TrainOptions(
@@ -132,6 +136,7 @@ def _run_id(folder: Path, name: str) -> str:
 
 
 def _plan(
+    home: Home,
     folder: Path,
     run_id: str,
     study: Study,
@@ -150,6 +155,8 @@ def _plan(
         n_declared=request.declared_count or 0,
         unit=cohort.unit_kind,
         past=ledger.past_events(cohort.account_keys(), besides=run_id),
+        lifetime_epsilon=budget(home).epsilon,
+        lifetime_delta=budget(home).delta,
         steps=request.steps,
     )
 

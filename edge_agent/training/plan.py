@@ -184,8 +184,8 @@ def private_preset(n_declared: int) -> PrivatePreset:
     At a fixed epsilon the accumulated noise sigma / (B sqrt(steps)) hardly depends on B and the
     steps once q is above 0.1 (RDP, delta 1e-5: within 7 % of the full batch at q = 0.3), so time
     sets them: a third of a small site, 128 for a middle one, an eighth of a large one. 300 steps
-    beat 200 by three points of accuracy on 8 px images (N 407 to 571, one trial); a site of several
-    thousand has the signal for more (DPDM, DP-FETA: thousands of steps).
+    were measured on 8 px images (N 407 to 571); other sizes follow the literature, where a site of
+    several thousand has the signal for more steps (DPDM, DP-FETA), and were not measured here.
     """
     batch = min(n_declared // 3, max(128, n_declared // 8), _MAX_BATCH)
     steps = 300 if n_declared < _LARGE_SITE else 1000

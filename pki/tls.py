@@ -2,20 +2,20 @@
 
 gRPC for Python has no option for a minimum version. Offering TLS 1.2 a cipher suite that needs an
 RSA certificate, while every certificate here is ECDSA, leaves TLS 1.3 as the only handshake that
-can succeed; `peer` checks the version of every call as well.
+can succeed (`pki/__init__.py` sets it); `peer` checks the version of every call as well.
 """
 
-import os
 from collections.abc import Callable
 from typing import cast
-
-os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES256-GCM-SHA384"
 
 import grpc
 from cryptography import x509
 
-from pki import certificates
+from pki import GRPC_CAME_FIRST, certificates
 from pki.errors import IdentityError
+
+if GRPC_CAME_FIRST:
+    raise RuntimeError("import pki before grpc: TLS 1.2 would be on offer otherwise")
 
 CLIENT_OPTIONS = [
     ("grpc.max_receive_message_length", 8 << 20),

@@ -237,10 +237,12 @@ def renew(coordinator: Coordinator, site: str, tls_request: bytes) -> bytes:
         leaf = certificates.issue_tls_client(coordinator.issuing, who, key, now=tx.now)
         chain = certificates.pem(leaf, coordinator.issuing.certificate)
         fingerprint = certificates.fingerprint(leaf)
+        # One that was never used may never have arrived: the site still holds the one before it.
+        in_use = row.tls_previous or row.tls_fingerprint
         tx.execute(
             sa.update(state.sites)
             .where(state.sites.c.id == site)
-            .values(tls_chain=chain, tls_fingerprint=fingerprint, tls_previous=row.tls_fingerprint)
+            .values(tls_chain=chain, tls_fingerprint=fingerprint, tls_previous=in_use)
         )
         tx.record(Kind.CERTIFICATE_RENEWED, fingerprint, site=row.pseudonym)
     return chain

@@ -104,5 +104,6 @@ def _renew(home: Home, exchange: Exchange, now: datetime) -> None:
     fresh_chain = certificates.from_pem(fresh)
     if verification.verify_tls_client(fresh_chain, root=root, now=now) != home.identity:
         raise KitError("the coordinator renewed the certificate for another site")
-    write_secret(home.key("tls.key"), keys.pem(key))
+    write_secret(home.next_tls_key, keys.pem(key))
     write_atomic(home.tls_chain, fresh)
+    home.settle_tls_key(fresh_chain[0].public_key())

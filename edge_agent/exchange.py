@@ -20,7 +20,7 @@ from pki.errors import IdentityError
 from protos import exchange_pb2 as pb
 from protos import exchange_pb2_grpc as stubs
 
-import grpc  # isort: skip - pki.tls sets the TLS 1.3 environment before gRPC reads it
+import grpc  # isort: skip - pki sets the TLS 1.3 environment before gRPC reads it
 
 CALL_TIMEOUT_S = 60
 UPLOAD_TIMEOUT_S = 24 * 3600  # a hospital's line may carry 4 Mbit/s; progress is what counts
@@ -93,11 +93,11 @@ class Exchange:
         """
         chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
         root = certificates.from_der(home.pins.root_der)
-        proven = verification.verify_tls_client(
-            certificates.from_pem(chain), root=root, now=clock.utc_now()
-        )
+        leaf, *others = certificates.from_pem(chain)
+        proven = verification.verify_tls_client((leaf, *others), root=root, now=clock.utc_now())
         if proven != home.identity:
             raise IdentityError("the TLS certificate in this home is another site's")
+        home.settle_tls_key(leaf.public_key())
         key = keys.pem(keys.load_tls(home.key("tls.key")))
         address = home.config.exchange_address
         pem = certificates.pem(root)

@@ -8,8 +8,9 @@ from edge_agent.errors import NotEnrolledError
 from federation.study import Study
 from kit import canonical, config
 from kit.errors import KitError
-from kit.files import private_folder, read_limited, write_secret
+from kit.files import os_errors, private_folder, read_limited, write_secret
 from pki import identity as identities
+from pki import keys
 from pki.enrolment import Pins
 
 CONFIG = "config.toml"
@@ -83,6 +84,18 @@ class Home:
     def tls_chain(self) -> Path:
         """This site's TLS certificate chain."""
         return self.path / "certificates" / "tls.pem"
+
+    @property
+    def next_tls_key(self) -> Path:
+        """The key of a renewal, until the certificate for it is in place."""
+        return self.key("tls-next.key")
+
+    def settle_tls_key(self, certified: object) -> None:
+        """Put the next TLS key in place if the certificate is for it: a renewal may have died."""
+        fresh = self.next_tls_key
+        if fresh.is_file() and keys.load_tls(fresh).public_key() == certified:
+            with os_errors(fresh):
+                fresh.replace(self.key("tls.key"))
 
     @property
     def signing_chain(self) -> Path:

@@ -141,11 +141,13 @@ def _sealed(home: Home, run: str, item: Outgoing, world: World, now: datetime) -
         for offer in world.studies
         if offer.study.digest == item.study.digest
     }
+    signing = signing_chain(home)
     for folder in home.outbox.iterdir():
         if (folder / RUN).is_file() and (folder / RUN).read_text() == run:
             statement = _statement(folder)
             is_alive = clock.parse_rfc3339(statement.expires) > now
-            if is_alive and statement.context.kid in valid:
+            is_own = statement.context.sender_cert == certificates.fingerprint(signing[0])
+            if is_alive and is_own and statement.context.kid in valid:
                 return folder
             _remove(folder)
     recipient = home.read(home.study_file(item.study.id, "recipient"), "recipient key")

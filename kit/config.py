@@ -42,8 +42,14 @@ def load(path: Path, kind: type[Config]) -> Config:
 def save(path: Path, config: Any) -> None:
     """Write a dataclass of strings, integers and booleans as TOML, atomically."""
     table = dataclasses.asdict(config)
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in table.items()]
+    lines = [f"{key} = {_toml(value)}\n" for key, value in table.items()]
     write_atomic(path, "".join(lines).encode(), mode=0o600)
+
+
+def _toml(value: Any) -> str:
+    # JSON writes the rarest characters as surrogate pairs and leaves DEL as it is; TOML 1.0 has
+    # neither.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _type_of(field: "dataclasses.Field[Any]") -> type:

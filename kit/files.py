@@ -96,7 +96,10 @@ def read_limited(path: Path, *, limit: int, what: str) -> bytes:
     try:
         with path.open("rb") as stream:
             # Python allocates what `read` is asked for, so it is asked for what is there.
-            data = stream.read(min(os.fstat(stream.fileno()).st_size, limit) + 1)
+            size = min(os.fstat(stream.fileno()).st_size, limit)
+            data = stream.read(size + 1)
+            if len(data) > size:  # a pipe, or a file that grows: its size says nothing
+                data += stream.read(limit + 1 - len(data))
     except FileNotFoundError as error:
         raise KitError(f"{what} `{path}` does not exist") from error
     except OSError as error:

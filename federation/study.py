@@ -123,8 +123,7 @@ class Study:
         """
         names = set(cls.__slots__) | {"version"}
         table = canonical.fields(canonical.decode(data), names, what="study")
-        if table.pop("version") != VERSION:
-            raise FormatError(f"study version is not {VERSION}")
+        canonical.version(table["version"], expected=VERSION, what="study")
         return cls(
             federation=canonical.name(table["federation"], what="federation"),
             id=canonical.name(table["id"], what="study id"),
@@ -243,8 +242,7 @@ class RecipientKey:
         """
         names = set(cls.__slots__) | {"version"}
         table = canonical.fields(canonical.decode(data), names, what="recipient key")
-        if table["version"] != VERSION:
-            raise FormatError(f"recipient key version is not {VERSION}")
+        canonical.version(table["version"], expected=VERSION, what="recipient key")
         return cls(
             study_digest=canonical.sha256_hex(table["study_digest"], what="study digest"),
             round=canonical.integer(table["round"], low=1, high=MAX_ROUND, what="round"),

@@ -163,6 +163,16 @@ def fields(value: Any, expected: set[str], *, what: str) -> dict[str, Any]:
     return value
 
 
+def version(value: Any, *, expected: int, what: str) -> None:
+    """Check a version field; `true` is no version, though Python calls it equal to 1.
+
+    Raises:
+        FormatError: it is another one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value != expected:
+        raise FormatError(f"{what} version is not {expected}")
+
+
 def integer(value: Any, *, low: int, high: int, what: str) -> int:
     """Return `value` if it is an integer in `low..high` (booleans are not integers)."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

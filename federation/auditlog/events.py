@@ -68,8 +68,7 @@ class Event:
         """
         names = set(cls.__slots__) | {"version"}
         table = canonical.fields(canonical.decode(leaf, limit=MAX_LEAF_BYTES), names, what="leaf")
-        if table.pop("version") != VERSION:
-            raise FormatError("leaf version is unknown")
+        canonical.version(table.pop("version"), expected=VERSION, what="leaf")
         try:
             table["kind"] = Kind(table["kind"])
         except ValueError as error:

@@ -74,8 +74,9 @@ class Approval:
     def _parse(cls, payload: bytes) -> Self:
         names = set(cls.__slots__) | {"version"}
         table = canonical.fields(canonical.decode(payload), names, what="approval")
-        if table.pop("version") != VERSION or table["scheme"] != SCHEME:
-            raise FormatError("approval version or scheme is not in the registry")
+        canonical.version(table.pop("version"), expected=VERSION, what="approval")
+        if table["scheme"] != SCHEME:
+            raise FormatError("approval scheme is not in the registry")
         for name in ("blueprint", "study", "reason_commitment"):
             canonical.sha256_hex(table[name], what=name)
         canonical.name(table["reviewer"], what="reviewer")

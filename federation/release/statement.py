@@ -186,8 +186,7 @@ def open_signed(
 
 def _table(data: bytes, names: set[str], *, what: str) -> dict[str, Any]:
     table = canonical.fields(canonical.decode(data), names | {"version"}, what=what)
-    if table.pop("version") != VERSION:
-        raise FormatError(f"{what} version is not {VERSION}")
+    canonical.version(table.pop("version"), expected=VERSION, what=what)
     return table
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
@@ -25,6 +26,7 @@ TLS_DAYS = 7
 SIGNING_DAYS = 365
 MAX_REQUEST_BYTES = 4096
 _BACKDATE = timedelta(minutes=10)  # a site's clock may run behind the coordinator's
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
@@ -116,7 +118,7 @@ def _requested_key(der: bytes) -> object:
         if not csr.is_signature_valid:
             raise IdentityError("certificate request does not prove possession of its key")
         return csr.public_key()
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise IdentityError("bytes are not a certificate request") from error
 
 
@@ -143,7 +145,7 @@ def from_der(data: bytes) -> x509.Certificate:
     """
     try:
         return x509.load_der_x509_certificate(data)
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise IdentityError("bytes are not a certificate") from error
 
 
@@ -155,7 +157,7 @@ def from_pem(data: bytes) -> tuple[x509.Certificate, ...]:
     """
     try:
         return tuple(x509.load_pem_x509_certificates(data))
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise IdentityError("bytes are not PEM certificates") from error
 
 

@@ -8,6 +8,7 @@ code is a hash of the keys, so a thief's request shows another one.
 import base64
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -104,8 +105,7 @@ class Token:
         table = canonical.fields(
             canonical.decode(data, limit=MAX_TOKEN_BYTES), names, what="enrolment token"
         )
-        if table["version"] != VERSION:
-            raise FormatError(f"enrolment token version is not {VERSION}")
+        canonical.version(table["version"], expected=VERSION, what="enrolment token")
         return cls(
             site=canonical.name(table["site"], what="site id"),
             secret=canonical.b64decode(table["secret"]),
@@ -147,7 +147,7 @@ def address(text: object) -> str:
     )
     if not isinstance(text, str) or not plain.isalnum() or not plain.isascii():
         raise FormatError(f"address `{canonical.printable(text)}` is not `host:port`")
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) > 65535:
         raise FormatError(f"address `{canonical.printable(text)}` has no port from 1 to 65535")
     return text
 

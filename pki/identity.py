@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Self
 
 from kit import canonical
+from kit.errors import FormatError
 from pki.errors import IdentityError
 
 _URI = re.compile(r"spiffe://([^/]+)/(site|coordinator)(?:/([^/]+))?")
@@ -42,8 +43,11 @@ class Identity:
         match = _URI.fullmatch(uri)
         if match is None or (match[2] == Role.SITE) != (match[3] is not None):
             raise IdentityError(f"`{canonical.printable(uri)}` is not a federation identity")
-        name = canonical.name(match[3], what="site id") if match[3] else ""
-        return cls(canonical.name(match[1], what="federation"), Role(match[2]), name)
+        try:
+            name = canonical.name(match[3], what="site id") if match[3] else ""
+            return cls(canonical.name(match[1], what="federation"), Role(match[2]), name)
+        except FormatError as error:
+            raise IdentityError(f"`{canonical.printable(uri)}`: {error}") from error
 
 
 def site(federation: str, name: str) -> Identity:

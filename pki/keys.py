@@ -6,7 +6,7 @@ documents is Ed25519 (RFC 8032).
 
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -52,8 +52,8 @@ def load_tls(path: Path) -> TlsKey:
         IdentityError: the file is not such a key, or others may read it.
     """
     key = _load(path)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise IdentityError(f"`{path}` is not an ECDSA key")
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != ec.SECP256R1.name:
+        raise IdentityError(f"`{path}` is not an ECDSA P-256 key")
     return key
 
 
@@ -78,7 +78,7 @@ def _load(path: Path) -> object:
         )
     try:
         return serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise IdentityError(f"`{path}` is not a private key in PEM form") from error
 
 

@@ -5,6 +5,7 @@ with the checkpoint it leads to; it verifies offline against the pinned key.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -111,6 +112,6 @@ def _key_hash(origin: str, key: bytes) -> bytes:
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or str(int(text)) != text or len(text) > 18:
+    if not re.fullmatch("0|[1-9][0-9]{0,17}", text):
         raise FormatError("a tree size is a plain decimal number")
     return int(text)

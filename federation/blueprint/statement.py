@@ -171,7 +171,7 @@ class Statement:
             table["predicate"], names | {"issued", "expires"}, what="predicate"
         )
         cipher, files, wrapped = _subjects(table["subject"])
-        return cls(
+        statement = cls(
             context=_context(predicate["context"]),
             ciphertext_sha256=cipher.sha256,
             ciphertext_length=cipher.length,
@@ -185,6 +185,10 @@ class Statement:
             issued=clock.rfc3339(clock.parse_rfc3339(predicate["issued"], what="issued")),
             expires=clock.rfc3339(clock.parse_rfc3339(predicate["expires"], what="expires")),
         )
+        # What is stored, named and shown must be what was signed.
+        if statement.to_bytes() != data:
+            raise FormatError("statement does not read back as the signed bytes")
+        return statement
 
 
 def _subject(name: str, sha256: str, offset: int, length: int) -> dict[str, Any]:

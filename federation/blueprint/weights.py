@@ -41,7 +41,9 @@ def write(tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
     parts = [header(table)]
     for name in sorted(tensors):
         _check_values(name, tensors[name])
-        parts.append(_round_stochastically(tensors[name]).tobytes())
+        bits = _round_stochastically(tensors[name])
+        _check_values(name, _widen(bits))  # rounding up may pass a limit that the reader holds
+        parts.append(bits.tobytes())
     return b"".join(parts)
 
 
@@ -79,7 +81,7 @@ def iterate(data: bytes, expected: Table) -> Iterator[tuple[str, NDArray[np.floa
         shape = expected[name][1]
         count = math.prod(shape)
         bits = np.frombuffer(data, dtype="<u2", count=count, offset=offset)
-        array = (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        array = _widen(bits).reshape(shape)
         _check_values(name, array)
         yield name, array
         offset += count * _ITEM_BYTES
@@ -123,6 +125,10 @@ def _round_stochastically(array: NDArray[np.float32]) -> NDArray[np.uint16]:
     dither = np.frombuffer(os.urandom(2 * bits.size), dtype="<u2").reshape(bits.shape)
     rounded: NDArray[np.uint16] = ((bits.astype(np.uint64) + dither) >> 16).astype("<u2")
     return rounded
+
+
+def _widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _check_values(name: str, array: NDArray[np.float32]) -> None:

@@ -116,9 +116,15 @@ class Trust:
         """
         names = set(cls.__slots__) | {"version"}
         table = canonical.fields(canonical.decode(data), names, what="trust state")
-        table.pop("version")
+        canonical.version(table.pop("version"), expected=VERSION, what="trust state")
+        canonical.integer(table["size"], low=0, high=canonical.MAX_INTEGER, what="size")
+        canonical.sha256_hex(table["root"], what="root")
+        canonical.integer(table["revocations"], low=0, high=canonical.MAX_INTEGER, what="number")
+        clock.parse_rfc3339(table["newest_time"], what="newest time")
         for name in ("revoked_blueprints", "withdrawn_releases"):
-            table[name] = tuple(table[name])
+            if not isinstance(table[name], list):
+                raise FormatError("trust state is damaged")
+            table[name] = tuple(canonical.sha256_hex(item) for item in table[name])
         return cls(**table)
 
 
@@ -218,9 +224,19 @@ def _revocations(news: News, pins: Pins, known: Trust | None, now: datetime) -> 
     revocations = Revocations.from_bytes(payload)
     if revocations.federation != pins.federation:
         raise TrustError("the revocation list is another federation's")
-    if known is not None and revocations.number < known.revocations:
-        raise TrustError("the revocation list is older than the one this site holds")
+    if known is not None:
+        _check_list_grew(revocations, known)
     return revocations
+
+
+def _check_list_grew(revocations: Revocations, known: Trust) -> None:
+    if revocations.number < known.revocations:
+        raise TrustError("the revocation list is older than the one this site holds")
+    if not set(known.revoked_blueprints) <= set(revocations.blueprints):
+        raise TrustError("a revoked blueprint is missing from the revocation list")
+    same_number = revocations.number == known.revocations
+    if same_number and revocations.releases != known.withdrawn_releases:
+        raise TrustError("two revocation lists carry the same number")
 
 
 def open_document(envelope: bytes, kind: str, chain: bytes, pins: Pins, now: datetime) -> bytes:
@@ -317,11 +333,13 @@ def _check_release(
     release = Release.from_bytes(payload)
     event = check_entry(offer.published, pins, subject=release.digest)
     _same_checkpoint(offer.published, news.checkpoint)
-    if event.kind is not Kind.RELEASE_PUBLISHED or event.details["statement"] != canonical.digest(
-        payload
-    ):
+    statement = canonical.digest(payload)
+    if event.kind is not Kind.RELEASE_PUBLISHED or event.details.get("statement") != statement:
         raise TrustError("the log does not record this release as it was sent")
-    kinds = {check_entry(e, pins, subject=release.digest).kind for e in offer.withdrawal}
+    kinds = set()
+    for entry in offer.withdrawal:
+        kinds.add(check_entry(entry, pins, subject=release.digest).kind)
+        _same_checkpoint(entry, news.checkpoint)
     listed = release.digest in revocations.releases
     if offer.withdrawn != listed or (offer.withdrawn and Kind.RELEASE_WITHDRAWN not in kinds):
         raise TrustError("the revocation list, the log and the release list do not agree")

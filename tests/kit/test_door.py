@@ -1,0 +1,102 @@
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+from kit import door
+from kit.errors import FormatError, InterruptedRunError, KitError
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Result:
+    run_id: str
+    colour: Colour
+    folder: Path
+    parts: tuple[int, ...]
+    note: str | None = None
+
+
+RESULT = Result(run_id="r-1", colour=Colour.RED, folder=Path("/tmp/x"), parts=(1, 2))
+
+
+def failing(error):
+    def command():
+        raise error
+
+    return command
+
+
+def test_a_command_that_does_all_of_it_ends_with_zero_and_says_nothing(capsys):
+    assert door.run("prog", lambda: None) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "lines"),
+    [
+        (KitError("it broke", hint="mend it"), 1, ["error: it broke", "hint: mend it"]),
+        (FormatError("bytes are off"), 1, ["error: bytes are off"]),
+        (InterruptedRunError("stopped"), 130, ["error: stopped"]),
+        (OSError(28, "No space left on device", "f"), 1, ["error: no space left on device: `f`"]),
+        (OSError("odd"), 1, ["error: odd"]),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_with_a_hint_and_a_status(capsys, error, status, lines):
+    assert door.run("prog", failing(error)) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [f"prog: {line}" for line in lines]
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(capsys):
+    assert door.run("prog", failing(KeyboardInterrupt())) == 130
+    assert "hint: run the same command again" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_quietly(capsys):
+    assert door.run("prog", failing(BrokenPipeError())) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_programming_error_is_not_swallowed():
+    with pytest.raises(ZeroDivisionError):
+        door.run("prog", failing(ZeroDivisionError()))
+
+
+def test_results_go_to_stdout_as_json(capsys):
+    door.emit(RESULT, as_json=True, text="ignored")
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert json.loads(out) == {
+        "run_id": "r-1",
+        "colour": "red",
+        "folder": "/tmp/x",
+        "parts": [1, 2],
+        "note": None,
+    }
+
+
+def test_results_go_to_stdout_for_people(capsys):
+    door.emit(RESULT, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["run id  r-1", "colour  red", "folder  /tmp/x", "parts   1, 2", "note    -"]
+    door.emit(RESULT, as_json=False, text="done\n")
+    assert capsys.readouterr().out == "done\n"
+    door.emit([{"a": 1}, {"a": None}], as_json=False)
+    assert capsys.readouterr().out == "a 1, a -\n"
+
+
+def test_progress_notes_go_to_stderr(capsys):
+    door.note("half way")
+    assert capsys.readouterr() == ("", "half way\n")
+
+
+def test_columns_are_aligned_and_without_trailing_blanks():
+    table = door.columns([("a", "long cell"), ("longer", "b")], ("one", "two"))
+    assert table.splitlines() == ["one     two", "a       long cell", "longer  b"]

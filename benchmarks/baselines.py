@@ -388,7 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
     parser.add_argument("--sites", type=Path, required=True, help="a folder per hospital")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--steps", type=int, default=400, help="classifier steps")
+    parser.add_argument("--steps", type=int, default=600, help="classifier steps")
     parser.add_argument("--rounds", type=int, default=FedAvgPlan().rounds)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")

@@ -55,7 +55,7 @@ def init(
     ] = 72,
     threads: Annotated[
         int, typer.Option(help="Threads of a build; part of the bits of a release.")
-    ] = 0,
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Found a federation: keys, certificates, an empty audit log."""
@@ -68,7 +68,7 @@ def init(
         exchange_port=exchange_port,
         enrol_port=enrol_port,
         listen=listen,
-        threads=threads or os.cpu_count() or 1,
+        threads=threads,
         revocation_grace_hours=grace_hours,
     )
     result = founding.found(home, settings, reviewer=reviewer, now=clock.utc_now())
@@ -172,9 +172,9 @@ def study_create(
     preset: Annotated[
         str, typer.Option(help="Generator presets allowed, by commas; chosen by size if empty.")
     ] = "",
-    shard_size: Annotated[int, typer.Option(help="Synthetic images per site and class.")] = 400,
-    sampler_steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 18,
-    classifier_steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    shard_size: Annotated[int, typer.Option(help="Synthetic images per site and class.")] = 300,
+    sampler_steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 10,
+    classifier_steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
     minimum_per_class: Annotated[int, typer.Option(help="Fewer units: not trained on.")] = 10,
     quorum: Annotated[int, typer.Option(help="Reviewers who must approve.")] = 1,
     reviewer: Annotated[

@@ -149,6 +149,11 @@ def _plan(
 
     kept = training.saved_plan(folder)
     if kept is not None:
+        if kept.n_declared != request.declared_count:
+            raise KitError(
+                f"run `{request.run}` was started with --declared-count {kept.n_declared}",
+                hint="repeat the first command exactly, or start a new run with --run NAME",
+            )
         return kept
     return plan_for(
         study,

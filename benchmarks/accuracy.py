@@ -27,6 +27,7 @@ from demo import data as demo_data
 from demo.story import DECLARED_STEP
 from edge_agent.datasets.load import load_cohort
 from edge_agent.training import run as training
+from edge_agent.training.folder import WEIGHTS
 from edge_agent.training.plan import PrivacyPlan, plan_for
 from federation.blueprint import weights
 from federation.learning.generator import architecture as networks
@@ -175,7 +176,7 @@ def _shards(
     torch.set_num_threads(os.cpu_count() or 1)
     architecture = networks.architecture_for(study, study.architectures[0].preset)
     network = networks.build_network(architecture)
-    data = (run / training.WEIGHTS).read_bytes()
+    data = (run / WEIGHTS).read_bytes()
     networks.load_weights(network, weights.read(data, networks.expected_tensors(architecture)))
     shards = []
     for label in labels:

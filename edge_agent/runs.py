@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
+from edge_agent.training.folder import ARCHITECTURE, WEIGHTS
 from federation.study import Study
 from kit import canonical
 from kit.errors import KitError
@@ -88,6 +89,7 @@ def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], 
     preset = request.preset or study.architectures[0].preset
     architecture = architecture_for(study, preset)
     with open_ledger(home) as ledger:
+        _settle_given_up(home, ledger, tell)
         plan, account = None, None
         if request.without_privacy:
             ledger.mark_unbounded(run_id, cohort.account_keys(), now)
@@ -133,6 +135,16 @@ def _run_id(folder: Path, name: str) -> str:
     if not path.is_file():
         _write_json(path, {"id": f"{name[:40]}-{secrets.token_hex(8)}"})
     return str(read_json(path)["id"])
+
+
+def _settle_given_up(home: Home, ledger: Ledger, tell: Callable[[str], None]) -> None:
+    """Free what was reserved by runs whose folder is gone; what they charged stays charged."""
+    folders = (home.path / "runs").glob(f"*/{RUN}")
+    alive = {str(read_json(path)["id"]) for path in folders}
+    for run in ledger.runs():
+        if not run.is_settled and run.run_id not in alive:
+            ledger.settle(run.run_id)
+            tell(f"run `{run.run_id}` was given up; {run.charged} steps stay charged")
 
 
 def _plan(
@@ -190,7 +202,6 @@ def _gate(
 def _samples(folder: Path, study: Study, labels: tuple[str, ...]) -> tuple[Any, Any]:
     import torch
 
-    from edge_agent.training.run import ARCHITECTURE, WEIGHTS
     from federation.blueprint import weights
     from federation.learning.generator import architecture as networks
     from federation.learning.generator.sampler import sample

@@ -20,6 +20,7 @@ from edge_agent import contact, runs
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.runs import GATE
+from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
 from edge_agent.trust import StatusNews, World, open_recipient_key
 from federation.blueprint import limits
 from federation.blueprint.envelope import Claims, Sealed, seal
@@ -74,8 +75,6 @@ def outgoing(home: Home, run: str) -> Outgoing:
     Raises:
         KitError: there is no finished run of this name.
     """
-    from edge_agent.training.run import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
-
     folder = home.run(run)
     if not (folder / WEIGHTS).is_file() or not (folder / GATE).is_file():
         raise KitError(f"run `{run}` is not finished", hint="run `edge-agent train` to its end")
@@ -127,7 +126,7 @@ def submit(home: Home, run: str, *, now: datetime, sent: Callable[[int, int], No
     if item.privacy.gaussian is not None and not item.gate.passed:
         raise KitError(
             f"the gate of run `{run}` did not pass; nothing leaves",
-            hint=f"see {home.run(run) / GATE}; train again with more images or another seed",
+            hint=f"see `{home.run(run) / GATE}`; train another --run, with more images",
         )
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)

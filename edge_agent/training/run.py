@@ -20,6 +20,14 @@ from numpy.typing import NDArray
 
 from edge_agent.datasets.examples import Cohort
 from edge_agent.training import checkpoint, loop
+from edge_agent.training.folder import (
+    ARCHITECTURE,
+    METRICS,
+    OPTIONS,
+    PRIVACY,
+    SAMPLES,
+    WEIGHTS,
+)
 from edge_agent.training.loop import ProgressFactory, StepLedger
 from edge_agent.training.plan import PrivacyPlan
 from edge_agent.training.recipe import recipe_for
@@ -41,8 +49,6 @@ from kit.files import exclusive, private_folder, read_limited, write_atomic
 from kit.progress import Progress
 
 VERSION = 1
-OPTIONS, METRICS, SAMPLES = "options.json", "metrics.jsonl", "samples.png"
-PRIVACY, WEIGHTS, ARCHITECTURE = "privacy.json", "weights.safetensors", "architecture.json"
 LOCK = ".lock"
 
 MECHANISM = "poisson-subsampled-gaussian"

@@ -1,0 +1,4 @@
+"""The files of a run folder, by name; light enough for commands that never train."""
+
+OPTIONS, METRICS, SAMPLES = "options.json", "metrics.jsonl", "samples.png"
+PRIVACY, WEIGHTS, ARCHITECTURE = "privacy.json", "weights.safetensors", "architecture.json"

@@ -47,6 +47,8 @@ def _tell(options: argparse.Namespace) -> None:
     }
     options.summary.write_text(json.dumps(table, indent=2) + "\n")
     _show(table)
+    peaks = sorted(story.shell.peak_mib.items(), key=lambda item: -item[1])
+    note("peak memory: " + ", ".join(f"{name} {mib} MiB" for name, mib in peaks))
     note(f"written: {options.summary}; sample sheets: {work}/review-*.png")
 
 

@@ -70,6 +70,7 @@ class Shell:
     def __init__(self, work: Path) -> None:
         self.work = work
         self._bin = Path(sys.executable).parent
+        self.peak_mib: dict[str, int] = {}  # largest resident memory of each command
 
     def run(self, program: str, who: str, *words: str, quiet: bool = False) -> Any:
         """Run one command to its end and return its `--json` result.
@@ -96,6 +97,10 @@ class Shell:
             follower.start()
             out = process.stdout.read() if process.stdout else ""
             follower.join()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        name = f"{program} {words[0]}"
+        self.peak_mib[name] = max(self.peak_mib.get(name, 0), usage.ru_maxrss // 1024)
         return process.returncode, out, "".join(errors)
 
     def command(self, program: str, who: str, *words: str) -> list[str]:

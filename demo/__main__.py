@@ -49,7 +49,9 @@ def _tell(options: argparse.Namespace) -> None:
     _show(table)
     peaks = sorted(story.shell.peak_mib.items(), key=lambda item: -item[1])
     note("peak memory: " + ", ".join(f"{name} {mib} MiB" for name, mib in peaks))
-    note(f"written: {options.summary}; sample sheets: {work}/review-*.png")
+    picture = options.summary.with_name("samples.png")
+    _picture(work, list(settings), picture)
+    note(f"written: {options.summary}, {picture}")
 
 
 def _clear(work: Path) -> None:
@@ -145,6 +147,27 @@ def _setting_table(rows: dict[str, Any], baselines: dict[str, Any]) -> dict[str,
             "identical": after == never,
         },
     }
+
+
+def _picture(work: Path, settings: list[str], out: Path) -> None:
+    """Put the sheets that the reviewer saw side by side: a column per setting, a row per site."""
+    from PIL import Image
+
+    sheets = [
+        [Image.open(work / f"review-{name}-{site}.png").convert("RGB") for site in SITES]
+        for name in settings
+    ]
+    width = sum(max(sheet.width for sheet in column) for column in sheets)
+    height = max(sum(sheet.height for sheet in column) for column in sheets)
+    picture = Image.new("RGB", (width, height), "white")
+    left = 0
+    for column in sheets:
+        top = 0
+        for sheet in column:
+            picture.paste(sheet, (left, top))
+            top += sheet.height
+        left += max(sheet.width for sheet in column)
+    picture.save(out)
 
 
 def _show(table: dict[str, Any]) -> None:

@@ -8,17 +8,19 @@ import json
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 from kit import canonical
-from kit.errors import FormatError
+from kit.errors import FormatError, KitError
 
 _log = logging.getLogger(__name__)
 _MAX_VERDICT_BYTES = 64 * 1024
 _MEMORY_ENV = "INTAKE_MEMORY_BYTES"
+_STOPPED = {-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
     Raises:
         CheckFailedError: the payload was refused, or the check ran out of memory or time.
+        KitError: somebody stopped the check, which says nothing about the payload.
     """
     environment = {
         "PATH": os.environ.get("PATH", ""),
@@ -55,16 +58,22 @@ def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
             timeout=limits.timeout_s,
             env=environment,
             check=False,
+            start_new_session=True,  # ctrl-C in the server's terminal is not the payload's doing
         )
     except subprocess.TimeoutExpired as error:
         raise CheckFailedError(f"the check took longer than {limits.timeout_s:g} s") from error
+    if done.returncode in _STOPPED:
+        raise KitError("a check was stopped from outside", hint="it starts again by itself")
     if done.returncode != 0 or len(done.stdout) > _MAX_VERDICT_BYTES:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         _log.warning("%s ended with %d: %s", module, done.returncode, canonical.printable(last))
         raise CheckFailedError(
             f"the check ended without a verdict (status {done.returncode}): memory limit or crash"
         )
-    verdict: dict[str, Any] = json.loads(done.stdout)
+    try:
+        verdict: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        raise CheckFailedError("the check gave no readable verdict") from error
     if "refused" in verdict:
         raise CheckFailedError(str(verdict["refused"]))
     return verdict

@@ -44,9 +44,10 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
         StateError: an input is not approved any more.
     """
     digest = canonical.digest(model)
-    write_atomic(coordinator.home.release(digest), model)
     with coordinator.write() as tx:
         personal = _check_inputs(tx, work)
+        # After the check: what was made from a blueprint revoked meanwhile reaches no disk.
+        write_atomic(coordinator.home.release(digest), model)
         release = Release(
             study=work.study.id,
             study_digest=work.study.digest,

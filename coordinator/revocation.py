@@ -113,19 +113,22 @@ def withdraw(
 
 
 def destroy_due(coordinator: Coordinator) -> int:
-    """Shred every revoked blueprint whose grace period is over; returns how many."""
+    """Shred every revoked blueprint whose grace period is over; returns how many.
+
+    Refused and rejected ones are due at once: what a crash left between the decision and the
+    shredding is shredded here.
+    """
     table = state.blueprints
+    is_over = (table.c.state == BlueprintState.REVOKED) & (
+        table.c.destroy_after <= clock.rfc3339(coordinator.now())
+    )
+    is_unwanted = table.c.state.in_((BlueprintState.REFUSED, BlueprintState.REJECTED))
     with coordinator.state.read() as tx:
-        due = tx.all(
-            sa.select(table).where(
-                table.c.state == BlueprintState.REVOKED,
-                table.c.destroyed.is_(None),
-                table.c.destroy_after <= clock.rfc3339(tx.now),
-            )
-        )
+        due = tx.all(sa.select(table).where(table.c.destroyed.is_(None), is_over | is_unwanted))
     for row in due:
         payloads.destroy(coordinator, row.digest)
-        payloads.keystore(coordinator).destroy(payloads.RECIPIENT, row.kid)
+        if row.state == BlueprintState.REVOKED:
+            payloads.keystore(coordinator).destroy(payloads.RECIPIENT, row.kid)
         with coordinator.write() as tx:
             changed = tx.execute(
                 sa.update(table)

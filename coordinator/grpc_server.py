@@ -269,7 +269,7 @@ class RunningServer:
             try:
                 supervisor.run_waiting(self._coordinator)
                 revocation.destroy_due(self._coordinator)
-            except KitError as error:
+            except (KitError, OSError) as error:
                 _log.error("intake has to wait: %s", error)
             self._received.wait(INTAKE_POLL_S)
             self._received.clear()

@@ -240,7 +240,9 @@ class State:
             options = {"writer": writer}
             with self._engine.execution_options(**options).begin() as connection:
                 yield Transaction(connection, now)
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:
+            if type(error) not in (sa.exc.OperationalError, sa.exc.DatabaseError):
+                raise  # a constraint: a defect of ours, not of the disk
             text = str(error.orig)
             hint = "free some space and run the same command again" if "full" in text else None
             raise KitError(f"the coordinator's state cannot be used: {text}", hint=hint) from error

@@ -53,6 +53,8 @@ def new_issuing(root: Authority, federation: str, *, now: datetime) -> Authority
     subject = _name(f"{federation} issuing CA")
     builder = _builder(
         subject, root.certificate.subject, key.public_key(), now, days=ISSUING_YEARS * 365
+    ).add_extension(  # RFC 5280 section 4.2.1.1 wants it on every certificate but a root
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(root.key.public_key()), critical=False
     )
     return Authority(_as_ca(builder, path_length=0).sign(root.key, hashes.SHA256()), key)
 

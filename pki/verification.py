@@ -34,21 +34,29 @@ def verify_tls_client(
     Raises:
         IdentityError: untrusted, expired, wrong usage or key, or not one identity.
     """
-    return _verify(chain, root, now, ExtendedKeyUsageOID.CLIENT_AUTH, ec.EllipticCurvePublicKey)
+    return _verify(chain, root, now, ExtendedKeyUsageOID.CLIENT_AUTH, _is_p256)
 
 
 def verify_tls_server(
     chain: Sequence[x509.Certificate], *, root: x509.Certificate, now: datetime
 ) -> Identity:
     """Return whom a TLS server leaf proves. Raises as `verify_tls_client`."""
-    return _verify(chain, root, now, ExtendedKeyUsageOID.SERVER_AUTH, ec.EllipticCurvePublicKey)
+    return _verify(chain, root, now, ExtendedKeyUsageOID.SERVER_AUTH, _is_p256)
 
 
 def verify_signing(
     chain: Sequence[x509.Certificate], *, root: x509.Certificate, now: datetime
 ) -> Identity:
     """Return whom a document-signing leaf proves. Raises as `verify_tls_client`."""
-    return _verify(chain, root, now, DOCUMENT_SIGNING, ed25519.Ed25519PublicKey)
+    return _verify(chain, root, now, DOCUMENT_SIGNING, _is_ed25519)
+
+
+def _is_p256(key: object) -> bool:
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
+
+
+def _is_ed25519(key: object) -> bool:
+    return isinstance(key, ed25519.Ed25519PublicKey)
 
 
 def _verify(
@@ -56,7 +64,7 @@ def _verify(
     root: x509.Certificate,
     now: datetime,
     usage: ObjectIdentifier,
-    key_type: type,
+    has_right_kind: Callable[[object], bool],
 ) -> Identity:
     if not chain:
         raise IdentityError("no certificate was presented")
@@ -75,7 +83,7 @@ def _verify(
         verified = builder.build_client_verifier().verify(leaf, intermediates)
     except VerificationError as error:
         raise IdentityError("certificate is not trusted for this use") from error
-    if not isinstance(leaf.public_key(), key_type):
+    if not has_right_kind(leaf.public_key()):
         raise IdentityError("certificate carries the wrong kind of key")
     return _identity(verified.subjects or [])
 

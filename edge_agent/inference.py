@@ -108,7 +108,8 @@ def require_one_runtime() -> str:
             hint="uninstall both, then install the one that this machine needs",
         )
     if not found:
-        raise KitError("no ONNX runtime is installed", hint="install `onnxruntime`")
+        hint = "install the `predict` extra, or `gpu` on a machine with one"
+        raise KitError("no ONNX runtime is installed", hint=hint)
     return found[0]
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.datasets.examples import Cohort
+from federation.learning.downstream.support import support_size
 from kit import canonical
 from kit.errors import KitError
 
@@ -210,7 +211,7 @@ def _support(
         images = int((cohort.labels == label).sum())
         of_class = _flat(samples[sample_labels == label])
         distinct = _distinct(of_class, usual)
-        support = support_estimate(len(of_class), distinct)
+        support = support_size(len(of_class), distinct)
         if images and len(of_class) - distinct >= MIN_COLLISIONS:
             ratio = support / images
         else:
@@ -230,23 +231,6 @@ def _support(
         threshold=float(SUPPORT_FACTOR),
         words=words,
     )
-
-
-def support_estimate(n: int, distinct: int) -> float:
-    """Solve D = M (1 - (1 - 1/M)^n) for M: how many images a generator can make.
-
-    Args:
-        n: samples drawn.
-        distinct: D, how many of them differ; D = n gives the least M that n draws can tell.
-    """
-    if distinct >= n:
-        return n * n / 2
-    low, high = float(distinct), float(n * n)
-    for _ in range(100):
-        middle = (low + high) / 2
-        expected = -middle * math.expm1(n * math.log1p(-1 / middle)) if middle > 1 else 1.0
-        low, high = (middle, high) if expected < distinct else (low, middle)
-    return high
 
 
 def _distinct(flat: NDArray[np.float32], usual: float) -> int:

@@ -8,7 +8,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from edge_agent.datasets.examples import Cohort
-from edge_agent.gate import MAX_REFERENCES, check, support_estimate
+from edge_agent.gate import MAX_REFERENCES, check
+from federation.learning.downstream.support import support_size
 from federation.study import Unit
 from kit import canonical
 from kit.errors import KitError
@@ -216,12 +217,12 @@ def test_a_cohort_of_almost_nobody_is_refused() -> None:
 def test_the_birthday_estimate_finds_the_support(support: int) -> None:
     rng = np.random.default_rng(support)
     estimates = [
-        support_estimate(512, len(set(rng.integers(0, support, 512).tolist()))) for _ in range(40)
+        support_size(512, len(set(rng.integers(0, support, 512).tolist()))) for _ in range(40)
     ]
     assert 0.8 * support < np.median(estimates) < 1.25 * support
 
 
 def test_the_birthday_estimate_is_monotone_and_bounded_without_a_collision() -> None:
-    estimates = [support_estimate(64, distinct) for distinct in range(1, 65)]
+    estimates = [support_size(64, distinct) for distinct in range(1, 65)]
     assert estimates == sorted(estimates)
     assert estimates[-1] == 64 * 64 / 2

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from federation.learning.downstream.numerics import deterministic_algorithms
+from federation.learning.downstream.support import support_size
 from federation.learning.downstream.train import TrainedClassifier, train_classifier
 from federation.learning.generator.architecture import Architecture
 from federation.learning.generator.sampler import sample
@@ -200,7 +201,7 @@ def support_estimate(images: Samples, *, duplicate_rms: float = DUPLICATE_RMS) -
     if not 2 <= len(images) <= MAX_SUPPORT_SAMPLES:
         raise KitError(f"the support estimate takes 2 to {MAX_SUPPORT_SAMPLES} images")
     distinct = _count_groups(images, duplicate_rms)
-    support = None if distinct == len(images) else _solve_support(len(images), distinct)
+    support = None if distinct == len(images) else support_size(len(images), distinct)
     return SupportEstimate(samples=len(images), distinct=distinct, support=support)
 
 
@@ -228,16 +229,6 @@ def _as_float(images: Samples) -> npt.NDArray[np.float32]:
     if images.dtype == np.uint8:
         return from_bytes(images.astype(np.uint8, copy=False))
     return images.astype(np.float32, copy=False)
-
-
-def _solve_support(samples: int, distinct: int) -> float:
-    """Solve D = M (1 - (1 - 1/M)^n) for M by bisection; D grows with M from 1 to n."""
-    low, high = 1.0, float(samples) ** 2 * 4
-    for _ in range(200):
-        middle = (low + high) / 2
-        drawn = middle * -np.expm1(samples * np.log1p(-1 / middle))
-        low, high = (middle, high) if drawn < distinct else (low, middle)
-    return (low + high) / 2
 
 
 def check_samples(images: Samples) -> None:

@@ -49,7 +49,7 @@ def init(
     listen: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     exchange_port: Annotated[int, typer.Option(help="Port for enrolled sites.")] = 8443,
     enrol_port: Annotated[int, typer.Option(help="Port for enrolment only.")] = 8444,
-    reviewer: Annotated[str, typer.Option(help="Name of the first reviewer.")] = "reviewer-1",
+    reviewer: Annotated[str, typer.Option(help="Name of the first reviewer.")] = "first",
     grace_hours: Annotated[
         int, typer.Option(help="Hours between a revocation and the destruction of keys.")
     ] = 72,

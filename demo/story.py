@@ -30,7 +30,7 @@ from kit.errors import KitError
 
 FEDERATION = "demo"
 REVOKED = "c"
-REVIEWER = "reviewer-1"
+REVIEWER = "first"
 PRIVATE, NON_PRIVATE = "private", "non-private"
 INTAKE_TIMEOUT_S = 300
 DECLARED_STEP = 50  # counts are declared as the next lower multiple: round, and surely met
@@ -307,8 +307,7 @@ class Story:
 
     def approve(self, setting: Setting, hub: str, *, sheets: bool) -> None:
         """Look at every pending blueprint and approve it."""
-        key = str(self.shell.home(hub) / "keys" / f"{REVIEWER}.key")
-        key = key.replace(f"{REVIEWER}.key", f"reviewer-{REVIEWER}.key")
+        key = str(self.shell.home(hub) / "keys" / f"reviewer-{REVIEWER}.key")
         for row in self._blueprints(hub, setting):
             if row["state"] != "pending":
                 continue

@@ -34,14 +34,14 @@ def main() -> None:
     table = weights.table_from_json(request["table"])
     arrays = weights.read(envelope.part(plaintext, statement, WEIGHTS), table)
     try:
-        _check(arrays, statement, study)
+        _check(arrays, statement, study, canonical.b64decode(request["secret"]))
     except KitError as error:
         limited.answer({"refused": f"step 23: {error}"})
         return
     limited.answer({"passed": True})
 
 
-def _check(arrays: weights.Arrays, statement: Statement, study: Study) -> None:
+def _check(arrays: weights.Arrays, statement: Statement, study: Study, secret: bytes) -> None:
     import torch
 
     from federation.learning.generator.architecture import (
@@ -62,7 +62,7 @@ def _check(arrays: weights.Arrays, statement: Statement, study: Study) -> None:
             network,
             architecture,
             labels,
-            seed=seeds.seed(bytes.fromhex(statement.digest), "intake", label),
+            seed=seeds.seed(secret, label),
             steps=_SAMPLER_STEPS,
             batch_size=SAMPLES_PER_CLASS,
         ).numpy()

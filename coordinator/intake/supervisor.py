@@ -18,7 +18,7 @@ from federation.auditlog.events import Kind
 from federation.blueprint.errors import RefusalError
 from federation.blueprint.statement import Statement
 from federation.study import Study
-from kit import canonical
+from kit import canonical, seeds
 
 BYTE_LIMITS = limited.Limits(memory_bytes=256 << 20, timeout_s=120)
 MODEL_LIMITS = limited.Limits(memory_bytes=1 << 30, timeout_s=600)
@@ -81,7 +81,12 @@ def _check(
         "classes": list(study.classes),
     }
     limited.run("coordinator.intake.byte_check", common | bytes_only, BYTE_LIMITS)
-    model_only = {"study": canonical.b64encode(study_row.manifest)}
+    # The site cannot know what is drawn: the seed hangs on the study's secret (A6).
+    secret = seeds.derive(coordinator.study_secret(study.digest), "intake", row.weights_sha256)
+    model_only = {
+        "study": canonical.b64encode(study_row.manifest),
+        "secret": canonical.b64encode(secret),
+    }
     limited.run("coordinator.intake.model_check", common | model_only, MODEL_LIMITS)
 
 

@@ -161,8 +161,9 @@ def test_an_enrolled_site_is_not_enrolled_twice(federation):
         with pytest.raises(StateError, match="active already"):
             registry.issue_token(coordinator, "a")
         token = site.token_file(coordinator, "b", federation.folder)
-        with pytest.raises(KitError, match="is enrolled already as `a`"):
-            enrolment.enrol(home.path, token, epsilon=8.0, delta=1e-5)
+        for given, reason in ((None, "is enrolled already as `a`"), (token, "for another site")):
+            with pytest.raises(KitError, match=reason):
+                enrolment.enrol(home.path, given, epsilon=8.0, delta=1e-5)
         assert home.key("tls.key").read_bytes() == before
         assert site.ask(federation.folder / "b", token)  # nor was the token used up by that
 
@@ -179,6 +180,20 @@ def test_a_folder_that_holds_something_else_is_left_alone(federation):
         empty = federation.folder / "empty"
         empty.mkdir()
         assert site.ask(empty, token)
+
+
+def test_a_revoked_site_enrols_again_in_place_with_fresh_keys(federation):
+    with federation.serving() as coordinator:
+        home = site.enrol(coordinator, federation, "a")
+        old = home.key("tls.key").read_bytes()
+        secret = home.unit_secret()
+        registry.revoke_site(coordinator, "a")
+        with pytest.raises(KitError, match="was revoked"):
+            site.visit(home)
+        again = site.enrol(coordinator, federation, "a")
+        assert site.visit(again)
+        assert again.key("tls.key").read_bytes() != old
+        assert again.unit_secret() == secret  # the ledger still knows its patients
 
 
 def test_a_new_token_after_a_revocation_needs_fresh_keys(federation):

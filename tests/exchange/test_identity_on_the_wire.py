@@ -124,9 +124,11 @@ def test_the_exchange_is_not_served_on_the_enrolment_port(federation):
         assert site.visit(home)
         root = certificates.pem(coordinator.root)
         credentials = grpc.ssl_channel_credentials(root)
-        with grpc.secure_channel(f"127.0.0.1:{config.enrol_port}", credentials) as channel:
-            with pytest.raises(grpc.RpcError) as refusal:
-                channel.unary_unary("/hospital_edge_kit.v1.Exchange/Contact")(b"", timeout=9)
+        with (
+            grpc.secure_channel(f"127.0.0.1:{config.enrol_port}", credentials) as channel,
+            pytest.raises(grpc.RpcError) as refusal,
+        ):
+            channel.unary_unary("/hospital_edge_kit.v1.Exchange/Contact")(b"", timeout=9)
         assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -154,9 +156,11 @@ def test_a_certificate_of_our_own_authority_that_the_registry_does_not_hold_is_r
         issuing = coordinator.issuing
         forged = certificates.issue_tls_client(issuing, home.identity, key.public_key(), now=now)
         chain = certificates.pem(forged, issuing.certificate)
-        with stub(coordinator, key=key, chain=chain) as other:
-            with pytest.raises(grpc.RpcError) as refusal:
-                other.Contact(pb.ContactRequest(), timeout=TIMEOUT_S)
+        with (
+            stub(coordinator, key=key, chain=chain) as other,
+            pytest.raises(grpc.RpcError) as refusal,
+        ):
+            other.Contact(pb.ContactRequest(), timeout=TIMEOUT_S)
         assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert "not the current one" in refusal.value.details()
         assert site.visit(home)
@@ -171,9 +175,11 @@ def test_the_coordinators_own_certificates_are_no_sites(federation):
             issuing, coordinator.identity, key.public_key(), now=now
         )
         chain = certificates.pem(leaf, issuing.certificate)
-        with stub(coordinator, key=key, chain=chain) as other:
-            with pytest.raises(grpc.RpcError) as refusal:
-                other.Contact(pb.ContactRequest(), timeout=TIMEOUT_S)
+        with (
+            stub(coordinator, key=key, chain=chain) as other,
+            pytest.raises(grpc.RpcError) as refusal,
+        ):
+            other.Contact(pb.ContactRequest(), timeout=TIMEOUT_S)
         assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert "not that of a site" in refusal.value.details()
         assert site.visit(home)
@@ -187,9 +193,8 @@ def test_an_expired_certificate_is_refused_by_both_sides(federation):
         with pytest.raises(IdentityError, match="certificate expired on") as refusal:
             site.visit(home)
         assert "enrol this site again" in refusal.value.hint
-        with site_stub(coordinator, home) as expired:
-            with pytest.raises(grpc.RpcError) as at_the_door:
-                expired.Contact(pb.ContactRequest(), timeout=TIMEOUT_S)
+        with site_stub(coordinator, home) as expired, pytest.raises(grpc.RpcError) as at_the_door:
+            expired.Contact(pb.ContactRequest(), timeout=TIMEOUT_S)
         assert at_the_door.value.code() is grpc.StatusCode.UNAVAILABLE
         issue(coordinator, home, ago=timedelta(0))
         assert home.tls_chain.read_bytes() != good

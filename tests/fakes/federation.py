@@ -121,10 +121,7 @@ class Federation:
     reviewer_keys: tuple[keys.SigningKey, ...]
     study: Study
     recipient_seed: bytes
-
-    @property
-    def recipient(self) -> bytes:
-        return kem.public_key(self.recipient_seed)
+    recipient: bytes
 
     @property
     def pins(self) -> Pins:
@@ -223,6 +220,7 @@ def found(*, personal_data: PersonalData = PersonalData.REFUSED, reviewers: int 
     root = certificates.new_root(NAME, now=NOW)
     issuing = certificates.new_issuing(root, NAME, now=NOW)
     reviewer_keys = tuple(keys.new_signing_key() for _ in range(reviewers))
+    seed = kem.new_seed()
     return Federation(
         root=root,
         issuing=issuing,
@@ -233,7 +231,8 @@ def found(*, personal_data: PersonalData = PersonalData.REFUSED, reviewers: int 
         log_key=keys.new_signing_key(),
         reviewer_keys=reviewer_keys,
         study=study(reviewer_keys, personal_data=personal_data),
-        recipient_seed=kem.new_seed(),
+        recipient_seed=seed,
+        recipient=kem.public_key(seed),
     )
 
 

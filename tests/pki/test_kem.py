@@ -83,21 +83,13 @@ def xwing_cases():
     for file in folder.iterdir():
         if file.name.endswith(".json"):
             found += json.loads(file.read_text())
-    suite = (0, 0x647A, 1, 2)
-    fields = ("mode", "kem_id", "kdf_id", "aead_id")
-    return [case for case in found if tuple(case[name] for name in fields) == suite]
+    return [case for case in found if case["kem_id"] == 0x647A]
 
 
 XWING = xwing_cases()
 
 
 @pytest.mark.skipif(not XWING, reason="the HPKE vectors (cryptography-vectors) are not installed")
-def test_seeds_and_wrapping_agree_with_the_hpke_vectors():
+def test_seeds_expand_to_the_public_keys_of_the_hpke_vectors():
     for case in XWING:
-        seed = bytes.fromhex(case["skRm"])
-        assert kem.public_key(seed).hex() == case["pkRm"]
-        first = case["encryptions"][0]
-        if not first["aad"]:
-            wrapped = bytes.fromhex(case["enc"] + first["ct"])
-            opened = kem.unwrap(wrapped, seed, info=bytes.fromhex(case["info"]))
-            assert opened.hex() == first["pt"]
+        assert kem.public_key(bytes.fromhex(case["skRm"])).hex() == case["pkRm"]

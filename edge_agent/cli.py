@@ -69,7 +69,9 @@ def train(
     ],
     declared_count: Annotated[
         int | None,
-        typer.Option(help="A lower bound of this site's units that may be assumed; never sent."),
+        typer.Option(
+            help="A round lower bound of this site's units, in effect public; the true number stays."
+        ),
     ] = None,
     run: Run = "",
     preset: Annotated[str, typer.Option(help="A generator preset the study allows.")] = "",

@@ -91,15 +91,17 @@ def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], 
     with open_ledger(home) as ledger:
         _settle_given_up(home, ledger, tell)
         plan, account = None, None
-        if request.without_privacy:
-            ledger.mark_unbounded(run_id, cohort.account_keys(), now)
-        else:
+        if not request.without_privacy:
             plan = _plan(home, folder, run_id, study, cohort, ledger, request)
             tell(plan.reason)
-            account = ledger.reserve(run_id, cohort.account_keys(), plan.event, now)
         options = training.TrainOptions(
             declared_labels=request.labels, plan=plan, steps=request.steps
         )
+        training.check(study, architecture, cohort, options)  # refused runs reserve nothing
+        if plan is None:
+            ledger.mark_unbounded(run_id, cohort.account_keys(), now)
+        else:
+            account = ledger.reserve(run_id, cohort.account_keys(), plan.event, now)
         result = training.train_run(folder, study, architecture, cohort, options, account)
         if account is not None:
             ledger.settle(run_id)
@@ -120,8 +122,8 @@ def _check_privacy_choice(study: Study, request: Request) -> None:
     if not request.without_privacy and request.declared_count is None:
         raise KitError(
             "private training needs a declared number of units",
-            hint="give --declared-count: a round number that you surely have; it derives the noise,"
-            " so that the true number never leaves",
+            hint="give --declared-count: a round number that you surely have; sampling rate and"
+            " noise derive from it, so that the true number never leaves",
         )
     if request.without_privacy and study.privacy.personal_data != "allowed":
         raise KitError(

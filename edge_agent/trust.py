@@ -4,7 +4,7 @@ Invariants:
 
 - The log only grows: every contact proves consistency with the newest checkpoint held here.
 - The revocation list's number, and the newest signed time seen, never go back (A18).
-- A state of a blueprint or release counts only with the log entry that made it so.
+- A state of a blueprint or release counts only with the log entry that made it so, and none after.
 - Every receipt leads to the very checkpoint of the contact that brought it.
 """
 
@@ -309,11 +309,16 @@ def check_entry(entry: Entry, pins: Pins, *, subject: str) -> Event:
 
 def _check_status(status: StatusNews, pins: Pins, checkpoint: str) -> list[Entry]:
     canonical.sha256_hex(status.digest, what="blueprint digest")
-    kinds = set()
+    kinds: dict[int, Kind] = {}
     for entry in status.entries:
-        kinds.add(check_entry(entry, pins, subject=status.digest).kind)
+        index = Receipt.from_text(entry.receipt).index
+        kinds[index] = check_entry(entry, pins, subject=status.digest).kind
         _same_checkpoint(entry, checkpoint)
-    if status.state != RECEIVING and PROOF_OF_STATE.get(status.state) not in kinds:
+    states = [kinds[index] for index in sorted(kinds) if kinds[index] in PROOF_OF_STATE.values()]
+    last = states[-1] if states else None  # no entry yet: the upload is under way
+    if PROOF_OF_STATE.get(status.state) is not last or (last is None) is not (
+        status.state == RECEIVING
+    ):
         raise TrustError(
             f"the coordinator says `{canonical.printable(status.state)}` of a blueprint, but its"
             " log does not"

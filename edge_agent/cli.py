@@ -238,8 +238,11 @@ def main() -> NoReturn:
 
 def _invoke() -> None:
     try:
-        app(prog_name=PROGRAM, standalone_mode=False)
+        status = app(prog_name=PROGRAM, standalone_mode=False)
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except typer.exceptions.TyperException as error:
-        raise KitError(str(error), hint=f"see `{PROGRAM} --help`") from error
+        text = str(error) or "no command was given"
+        raise KitError(text, hint=f"see `{PROGRAM} --help`") from error
+    if status == door.INTERRUPTED:  # Typer returns this for ctrl-C instead of raising
+        raise KeyboardInterrupt

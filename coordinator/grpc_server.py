@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from coordinator import contact as contacts
-from coordinator import registry, releases, revocation, rpc_errors, submissions
+from coordinator import leftovers, registry, releases, revocation, rpc_errors, submissions
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.intake import supervisor
@@ -265,14 +265,19 @@ class RunningServer:
         self._worker.join()
 
     def _take_in(self) -> None:
+        self._attempt(leftovers.sweep)  # what the last server's crash left
         while not self._stopping.is_set():
-            try:
-                supervisor.run_waiting(self._coordinator)
-                revocation.destroy_due(self._coordinator)
-            except (KitError, OSError) as error:
-                _log.error("intake has to wait: %s", error)
+            self._attempt(supervisor.run_waiting)
+            self._attempt(revocation.destroy_due)
             self._received.wait(INTAKE_POLL_S)
             self._received.clear()
+
+    def _attempt(self, work: Callable[[Coordinator], int]) -> None:
+        """Do one kind of work; its failure must not keep the others, least of all shredding."""
+        try:
+            work(self._coordinator)
+        except (KitError, OSError) as error:
+            _log.error("%s has to wait: %s", work.__name__, error)
 
 
 def _server() -> grpc.Server:

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import payloads, registry, reviews, state
+from coordinator import leftovers, payloads, registry, reviews, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.state import Transaction
@@ -129,6 +129,9 @@ def destroy_due(coordinator: Coordinator) -> int:
         payloads.destroy(coordinator, row.digest)
         if row.state == BlueprintState.REVOKED:
             payloads.keystore(coordinator).destroy(payloads.RECIPIENT, row.kid)
+        # Before the row says so: what a crash interrupts here is found due again.
+        for release in _withdrawn_releases(coordinator, row.digest):
+            coordinator.home.release(release).unlink(missing_ok=True)
         with coordinator.write() as tx:
             changed = tx.execute(
                 sa.update(table)
@@ -137,8 +140,8 @@ def destroy_due(coordinator: Coordinator) -> int:
             )
             if changed.rowcount:
                 tx.record(Kind.KEY_DESTROYED, row.digest)
-        for release in _withdrawn_releases(coordinator, row.digest):
-            coordinator.home.release(release).unlink(missing_ok=True)
+    if due:
+        leftovers.sweep(coordinator)
     return len(due)
 
 

@@ -19,6 +19,7 @@ from federation.blueprint.errors import RefusalError
 from federation.blueprint.statement import Statement
 from federation.study import Study
 from kit import canonical, seeds
+from kit.errors import KitError
 
 BYTE_LIMITS = limited.Limits(memory_bytes=256 << 20, timeout_s=120)
 MODEL_LIMITS = limited.Limits(memory_bytes=1 << 30, timeout_s=600)
@@ -28,12 +29,18 @@ _log = logging.getLogger(__name__)
 
 
 def run_waiting(coordinator: Coordinator) -> int:
-    """Take in every `received` blueprint; returns how many there were."""
+    """Take in every `received` blueprint; returns how many there were.
+
+    One that cannot be checked now, because a disk is full or a check was stopped, waits alone.
+    """
     table = state.blueprints
     with coordinator.state.read() as tx:
         waiting = tx.all(sa.select(table.c.digest).where(table.c.state == BlueprintState.RECEIVED))
     for row in waiting:
-        take_in(coordinator, row.digest)
+        try:
+            take_in(coordinator, row.digest)
+        except (KitError, OSError) as error:
+            _log.error("blueprint %s has to wait: %s", row.digest[:16], error)
     return len(waiting)
 
 

@@ -1,0 +1,85 @@
+"""Leftovers: files that a crash left behind of blueprints and releases nobody may read any more.
+
+A process that dies between a file and the commit that knows it leaves the file without a row, and
+one that dies between a commit and a deletion leaves what was to be deleted. Nothing else would
+find them: a release made from a blueprint that is revoked later would stay readable.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from coordinator import state
+from coordinator.context import Coordinator
+from coordinator.state import Transaction
+from kit.files import os_errors
+
+# `<digest>.sealed`, `blueprint-<digest>.key`, and what `kit.files` calls them until they are whole
+_NAMED = re.compile(r"\.?(?:blueprint-|recipient-)?([0-9a-f]{64})(?:\..*)?")
+
+
+def sweep(coordinator: Coordinator) -> int:
+    """Delete every file of a blueprint, key or release that is gone; returns how many.
+
+    Runs under the state's write lock: releases and recipient keys are written under it too, so a
+    temporary file of theirs that is seen here belongs to a process that died.
+    """
+    home = coordinator.home
+    models = home.path / "releases"
+    with coordinator.write() as tx:
+        blueprints = _blueprints(tx)
+        gone = {
+            *_strangers(home.keystore, "*blueprint-*", blueprints),
+            *_strangers(home.keystore, "*recipient-*", _recipients(tx)),
+            *_strangers(models, "*", _releases(tx)),
+            *_strangers(models, ".*", set()),
+        }
+        for name in ("payloads", "staging", "shards"):
+            gone |= set(_strangers(home.path / name, "*", blueprints))
+        for path in gone:
+            _delete(path)
+    return len(gone)
+
+
+def _blueprints(tx: Transaction) -> set[str]:
+    table = state.blueprints
+    return {r.digest for r in tx.all(sa.select(table.c.digest).where(table.c.destroyed.is_(None)))}
+
+
+def _recipients(tx: Transaction) -> set[str]:
+    """Return the keys that are sealed to, and those of a revocation within its grace period."""
+    table = state.blueprints
+    kept = tx.all(sa.select(table.c.kid).where(table.c.destroyed.is_(None)))
+    return {r.kid for r in [*kept, *tx.all(sa.select(state.recipient_keys.c.kid))]}
+
+
+def _releases(tx: Transaction) -> set[str]:
+    """Return the releases in use, and those withdrawn for what is not destroyed yet."""
+    blueprint, edge, release = state.blueprints, state.lineage, state.releases
+    destroyed = sa.select(blueprint.c.digest).where(blueprint.c.destroyed.is_not(None))
+    fallen = sa.select(edge.c.descendant).where(edge.c.ancestor.in_(destroyed))
+    kept = sa.select(release.c.digest).where(
+        release.c.withdrawn.is_(False) | release.c.digest.not_in(fallen)
+    )
+    return {row.digest for row in tx.all(kept)}
+
+
+def _strangers(folder: Path, pattern: str, known: set[str]) -> Iterator[Path]:
+    for path in folder.glob(pattern) if folder.is_dir() else ():
+        named = _NAMED.fullmatch(path.name)
+        if named is not None and named[1] not in known:
+            yield path
+
+
+def _delete(path: Path) -> None:
+    with os_errors(path):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        if path.suffix == ".key" or ".key." in path.name:
+            path.write_bytes(os.urandom(path.stat().st_size))
+        path.unlink(missing_ok=True)

@@ -416,7 +416,7 @@ def _invoke(application: typer.Typer) -> None:
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except typer.exceptions.TyperException as error:
-        text = str(error) or "no command was given"
+        text = getattr(error, "format_message", lambda: "")() or "no command was given"
         raise KitError(text, hint=f"see `{PROGRAM} --help`") from error
     if status == door.INTERRUPTED:  # Typer returns this for ctrl-C instead of raising
         raise KeyboardInterrupt

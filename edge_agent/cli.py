@@ -42,21 +42,29 @@ def enroll(
         Path | None, typer.Option("--token", help="The token file from the coordinator.")
     ] = None,
     lifetime_epsilon: Annotated[
-        float, typer.Option(help="Lifetime privacy budget of every patient here: epsilon.")
-    ] = 8.0,
-    lifetime_delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
+        float | None,
+        typer.Option(help="Lifetime privacy budget of every patient here: epsilon; first 8."),
+    ] = None,
+    lifetime_delta: Annotated[
+        float | None, typer.Option(help="Its delta, at most 1e-5; first 1e-5.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Enrol this site; run it again after the coordinator confirmed the code."""
     from edge_agent import contact, enrolment
+    from edge_agent.errors import UnreachableError
     from edge_agent.exchange import Exchange
     from edge_agent.home import Home
 
     result = enrolment.enrol(home, token, epsilon=lifetime_epsilon, delta=lifetime_delta)
-    enrolled = Home.open(home)
-    with Exchange.open(enrolled) as exchange:
-        contact.contact(enrolled, exchange)
     door.emit(result, as_json=as_json)
+    enrolled = Home.open(home)
+    try:
+        with Exchange.open(enrolled) as exchange:
+            contact.contact(enrolled, exchange)
+    except UnreachableError as error:
+        hint = "the enrolment is done; `edge-agent status` fetches the studies once it answers"
+        raise UnreachableError(str(error), hint=hint) from error
 
 
 @app.command()
@@ -69,9 +77,7 @@ def train(
     ],
     declared_count: Annotated[
         int | None,
-        typer.Option(
-            help="A round lower bound of this site's units, in effect public; the true number stays."
-        ),
+        typer.Option(help="A round lower bound of the units here; public in effect."),
     ] = None,
     run: Run = "",
     preset: Annotated[str, typer.Option(help="A generator preset the study allows.")] = "",
@@ -105,10 +111,11 @@ def train(
 @app.command()
 def inspect(home: HomeDir, study: StudyName, run: Run = "", as_json: Json = False) -> None:
     """Show exactly what would leave for a finished run."""
-    from edge_agent import inspection
+    from edge_agent import inspection, runs
     from edge_agent.home import Home
 
-    door.emit(inspection.inspect(Home.open(home), run or study), as_json=as_json)
+    agent = Home.open(home)
+    door.emit(inspection.inspect(agent, runs.named(agent, study, run)), as_json=as_json)
 
 
 @app.command()
@@ -154,9 +161,10 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write a .csv or .json file instead of stdout.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Predict images with the installed release; research use only, not a medical device."""
-    from edge_agent import inference, installed
+    from edge_agent import inference, inspection, installed
     from edge_agent.datasets.load import load_images
     from edge_agent.home import Home
     from kit.files import write_atomic
@@ -165,15 +173,15 @@ def predict(
     found, rule = installed.load(agent, study, now=now), agent.study(study)
     model = inference.open_model(found.model, contract=found.contract(rule))
     images = load_images(data, rule.image, rule.classes)
-    for refusal in images.refused:
-        door.note(f"left out: {refusal.file}: {refusal.reason}")
     table = inference.tabulate(model, images, release=found.release.digest, now=now)
-    text = table.to_csv() if out is None or out.suffix == ".csv" else table.to_json()
+    wants_json = as_json if out is None else out.suffix == ".json"
+    text = table.to_json() if wants_json else table.to_csv()
     door.note(f"{len(table.rows)} images; {model.why}; research use only, not a medical device")
     if out is None:
         sys.stdout.write(text)
     else:
         write_atomic(out, text.encode(), mode=0o600)
+    inspection.require_all_read(images)
 
 
 @app.command()
@@ -190,8 +198,10 @@ def evaluate(
     from edge_agent import inspection
     from edge_agent.home import Home
 
-    result = inspection.evaluate(Home.open(home), study, data, probabilities, now=clock.utc_now())
+    agent, now = Home.open(home), clock.utc_now()
+    result, images = inspection.evaluate(agent, study, data, probabilities, now=now)
     door.emit(result, as_json=as_json)
+    inspection.require_all_read(images)
 
 
 @app.command()
@@ -242,7 +252,7 @@ def _invoke() -> None:
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except typer.exceptions.TyperException as error:
-        text = str(error) or "no command was given"
+        text = getattr(error, "format_message", lambda: "")() or "no command was given"
         raise KitError(text, hint=f"see `{PROGRAM} --help`") from error
     if status == door.INTERRUPTED:  # Typer returns this for ctrl-C instead of raising
         raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from pki import certificates, enrolment, keys, verification
 from pki.enrolment import Token
 from pki.errors import IdentityError
 
+DEFAULT_EPSILON, DEFAULT_DELTA = 8.0, 1e-5
 _PENDING = "enrolment"  # the folder of an enrolment that is not settled
 _TOKEN = "token.json"  # noqa: S105 - a file name
 
@@ -28,12 +29,15 @@ class Enrolled:
     certificate_expires: str
 
 
-def enrol(path: Path, token_file: Path | None, *, epsilon: float, delta: float) -> Enrolled:
+def enrol(
+    path: Path, token_file: Path | None, *, epsilon: float | None, delta: float | None
+) -> Enrolled:
     """Enrol this home, or go on with an enrolment that waits for confirmation.
 
     An enrolled home may be enrolled again with a new token for the same site (after a revocation
     or an expired certificate): it gets fresh keys and keeps its ledger, runs and receipts.
-    `epsilon` and `delta` become the lifetime budget of every unit in the privacy ledger.
+    `epsilon` and `delta` become the lifetime budget of every unit in the privacy ledger; None keeps
+    what the home has, or takes the defaults.
 
     Raises:
         WaitingError: the coordinator's operator has to confirm the code in the message.
@@ -42,6 +46,7 @@ def enrol(path: Path, token_file: Path | None, *, epsilon: float, delta: float) 
     home = Home(path.absolute())
     pending = home.path / _PENDING
     _check_home(home, token_file)
+    lifetime = _lifetime(home, epsilon, delta)
     token = _token(home, pending, token_file)
     requests = _requests(pending)
     code = enrolment.confirmation_code(*requests)
@@ -53,7 +58,24 @@ def enrol(path: Path, token_file: Path | None, *, epsilon: float, delta: float) 
             f"waiting for confirmation; the code of this site is {code}",
             hint="read it out to the coordinator by telephone, then run the same command again",
         )
-    return _settle(home, pending, token, reply, epsilon=epsilon, delta=delta)
+    return _settle(home, pending, token, reply, lifetime)
+
+
+def _lifetime(home: Home, epsilon: float | None, delta: float | None) -> tuple[str, str]:
+    texts = (canonical.real(DEFAULT_EPSILON), canonical.real(DEFAULT_DELTA))
+    if home.config_path.is_file():
+        texts = (home.config.lifetime_epsilon, home.config.lifetime_delta)
+    texts = (
+        texts[0] if epsilon is None else canonical.real(epsilon),
+        texts[1] if delta is None else canonical.real(delta),
+    )
+    figures = [canonical.to_float(text, what="lifetime budget") for text in texts]
+    if not 0 < figures[0] <= 100 or not 0 < figures[1] <= 1e-5:
+        raise KitError(
+            "the lifetime budget wants 0 < epsilon <= 100 and 0 < delta <= 1e-5",
+            hint="a larger delta is no privacy worth the name",
+        )
+    return texts
 
 
 def _check_home(home: Home, token_file: Path | None) -> None:
@@ -119,9 +141,7 @@ def _settle(
     pending: Path,
     token: Token,
     reply: exchange.EnrolReply,
-    *,
-    epsilon: float,
-    delta: float,
+    lifetime: tuple[str, str],
 ) -> Enrolled:
     root = certificates.from_der(token.pins.root_der)
     now = clock.utc_now()
@@ -137,8 +157,8 @@ def _settle(
         federation=token.pins.federation,
         exchange_address=token.exchange_address,
         enrol_address=token.enrol_address,
-        lifetime_epsilon=canonical.real(epsilon),
-        lifetime_delta=canonical.real(delta),
+        lifetime_epsilon=lifetime[0],
+        lifetime_delta=lifetime[1],
     )
     write_atomic(home.path / "pins.json", canonical.encode(token.pins.to_table()), mode=0o600)
     config.save(home.path / CONFIG, settings)

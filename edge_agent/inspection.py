@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent import contact, installed, trust
 from edge_agent.exchange import Exchange
@@ -12,8 +12,13 @@ from edge_agent.home import Home
 from edge_agent.submission import outgoing, signing_chain
 from federation.blueprint.statement import CIPHERTEXT, WEIGHTS, WRAPPED_KEY
 from kit import canonical, clock
+from kit.door import note
+from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import certificates
+
+if TYPE_CHECKING:
+    from edge_agent.datasets.load import ImageSet
 
 _MAX_PEM_BYTES = 64 << 10
 
@@ -141,8 +146,8 @@ def status(home: Home, *, now: datetime) -> Standing:
 
 def evaluate(
     home: Home, study_name: str, data: Path, probabilities: Path | None, *, now: datetime
-) -> dict[str, Any]:
-    """Return the installed release's metrics on labelled images; they stay at the site.
+) -> tuple[dict[str, Any], "ImageSet"]:
+    """Return the installed release's metrics on labelled images, and the images; both stay here.
 
     Raises:
         KitError: no usable release, or no labelled images.
@@ -161,12 +166,25 @@ def evaluate(
             "probabilities": result.probabilities.tolist(),
         }
         write_atomic(probabilities, json.dumps(rows).encode(), mode=0o600)
-    return {
+    table = {
         "release": found.release.digest,
         "notice": found.release.notice,
         "unknown_labels": list(result.unknown),
         **result.metrics.to_table(),
     }
+    return table, images
+
+
+def require_all_read(images: "ImageSet") -> None:
+    """Say which images were left out, once the result for the others is given.
+
+    Raises:
+        KitError: an image could not be read; the exit status is 0 only if all of it was done.
+    """
+    for refusal in images.refused:
+        note(f"left out: {canonical.printable(refusal.file)}: {refusal.reason}")
+    if images.refused:
+        raise KitError(f"{len(images.refused)} images could not be read; the result is of the rest")
 
 
 def audit(home: Home, *, offline: bool) -> ReceiptAudit:

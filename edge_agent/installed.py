@@ -10,6 +10,7 @@ from edge_agent import contact, trust
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.trust import OfferedRelease, World
+from federation.auditlog.checkpoint import Receipt
 from federation.release import statement as documents
 from federation.release.onnx_lint import ModelContract, lint
 from federation.release.statement import MAX_MODEL_BYTES, Release
@@ -72,7 +73,7 @@ def fetch(home: Home, study_name: str, *, got: Callable[[int, int], None]) -> Fe
                 f"{words} `{study.id}`{' is withdrawn' if offers else ''}",
                 hint="the coordinator has to build one",
             )
-        offer = current[-1]
+        offer = max(current, key=lambda r: Receipt.from_text(r.published.receipt).index)
         downloaded = _download(home, exchange, offer, got)
     _install(home, study, offer, world.signing_chain)
     return Fetched(

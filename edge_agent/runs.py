@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
-from edge_agent.training.folder import ARCHITECTURE, WEIGHTS
+from edge_agent.training.folder import ARCHITECTURE, OPTIONS, WEIGHTS
 from federation.study import Study
 from kit import canonical
 from kit.errors import KitError
@@ -224,6 +224,22 @@ def _samples(folder: Path, study: Study, labels: tuple[str, ...]) -> tuple[Any, 
         batch_size=GATE_SAMPLES_PER_CLASS,
     )
     return images.numpy(), wanted.numpy()
+
+
+def named(home: Home, study_name: str, run: str) -> str:
+    """Return the run's name (the study's by default) after checking that it is of that study.
+
+    Raises:
+        KitError: it was started for another study.
+    """
+    name = run or study_name
+    options = home.run(name) / OPTIONS
+    if options.is_file() and read_json(options)["study"] != home.study(study_name).digest:
+        raise KitError(
+            f"run `{name}` does not belong to study `{study_name}`",
+            hint="name the run's own study with --study",
+        )
+    return name
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from cryptography import x509
 
 from edge_agent import contact, runs
+from edge_agent.errors import UnreachableError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.runs import GATE
@@ -208,12 +209,18 @@ def _send(
     ciphertext = read_limited(
         folder / CIPHERTEXT, limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
     )
-    reply = exchange.begin(
-        study_digest=study.digest,
-        envelope=home.read(folder / ENVELOPE, "statement"),
-        signing_chain=home.read(home.signing_chain, "certificate"),
-        wrapped_key=home.read(folder / WRAPPED, "wrapped key"),
-    )
+    try:
+        reply = exchange.begin(
+            study_digest=study.digest,
+            envelope=home.read(folder / ENVELOPE, "statement"),
+            signing_chain=home.read(home.signing_chain, "certificate"),
+            wrapped_key=home.read(folder / WRAPPED, "wrapped key"),
+        )
+    except UnreachableError:
+        raise
+    except KitError:
+        _remove(folder)  # the coordinator keeps nothing of it; the next try is sealed anew
+        raise
     start = reply.durable
     total = len(ciphertext)
     if reply.status.state == "receiving":

@@ -121,9 +121,12 @@ class Trust:
         canonical.sha256_hex(table["root"], what="root")
         canonical.integer(table["revocations"], low=0, high=canonical.MAX_INTEGER, what="number")
         clock.parse_rfc3339(table["newest_time"], what="newest time")
-        for name in ("revoked_blueprints", "withdrawn_releases"):
-            if not isinstance(table[name], list):
-                raise FormatError("trust state is damaged")
+        lists = ("revoked_blueprints", "withdrawn_releases")
+        if not isinstance(table["checkpoint"], str) or not all(
+            isinstance(table[name], list) for name in lists
+        ):
+            raise FormatError("trust state is damaged")
+        for name in lists:
             table[name] = tuple(canonical.sha256_hex(item) for item in table[name])
         return cls(**table)
 

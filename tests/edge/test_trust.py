@@ -404,6 +404,7 @@ def test_a_clock_that_was_set_back_is_refused(world, coordinator):
         {"revoked_blueprints": "x"},
         {"revoked_blueprints": ["x"]},
         {"withdrawn_releases": None},
+        {"checkpoint": None},
         {"extra": 1},
     ],
 )

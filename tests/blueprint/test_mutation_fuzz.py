@@ -61,7 +61,7 @@ def test_no_cut_or_lengthened_part_opens(world, honest):
 
 def test_no_flipped_bit_of_a_wrapped_key_opens_even_when_it_is_signed_again(world, honest, resign):
     assert world.open(world.a, honest)
-    for altered in list(flips(honest.wrapped_key))[::5]:
+    for altered in list(flips(honest.wrapped_key))[::16]:
 
         def vouch(table, altered=altered):
             table["subject"][3]["digest"]["sha256"] = canonical.digest(altered)
@@ -73,7 +73,7 @@ def test_no_flipped_bit_of_a_wrapped_key_opens_even_when_it_is_signed_again(worl
 
 def test_no_flipped_bit_of_a_ciphertext_opens_even_when_it_is_signed_again(world, honest, resign):
     assert world.open(world.a, honest)
-    for altered in flips(honest.ciphertext):
+    for altered in list(flips(honest.ciphertext))[::3]:
 
         def vouch(table, altered=altered):
             table["subject"][0]["digest"]["sha256"] = canonical.digest(altered)

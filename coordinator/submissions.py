@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography import x509
 
 from coordinator import registry, state
 from coordinator.context import Coordinator
@@ -96,16 +97,21 @@ def begin(
     if len(signing_chain) > MAX_CHAIN_BYTES:
         raise LimitError("certificate chain is over its size limit")
     chain = certificates.from_pem(signing_chain)
+    with coordinator.state.read() as tx:
+        known = _known(tx, site, envelope)
+        if known is None:
+            expected = _expectations(coordinator, tx, site, study_digest, chain)
+    if known is not None:
+        return _progress(coordinator, known)
+    # Not under the write lock: a hostile statement takes a second of arithmetic to refuse.
+    statement = envelope_rules.verify_statement(envelope, wrapped_key, chain, expected)
     with coordinator.write() as tx:
         known = _known(tx, site, envelope)
         if known is not None:
             return _progress(coordinator, known)
-        row = registry.find_study(tx, canonical.sha256_hex(study_digest, what="study digest"))
-        site_row = registry.active_site(tx, site)
-        if not chain or certificates.fingerprint(chain[0]) != site_row.signing_fingerprint:
-            raise NotAllowedError("the signing certificate is not the current one of this site")
-        expected = _expectations(coordinator, tx, site_row, row)
-        statement = envelope_rules.verify_statement(envelope, wrapped_key, chain, expected)
+        envelope_rules.check_again(
+            statement, _expectations(coordinator, tx, site, study_digest, chain)
+        )
         _check_single(tx, site, study_digest)
         _forget_incomplete(coordinator, tx, site, study_digest)
         tx.execute(
@@ -243,8 +249,16 @@ def _known(tx: Transaction, site: str, envelope: bytes) -> sa.Row[Any] | None:
 
 
 def _expectations(
-    coordinator: Coordinator, tx: Transaction, site: sa.Row[Any], study_row: sa.Row[Any]
+    coordinator: Coordinator,
+    tx: Transaction,
+    name: str,
+    study_digest: str,
+    chain: tuple[x509.Certificate, ...],
 ) -> envelope_rules.Expectations:
+    study_row = registry.find_study(tx, canonical.sha256_hex(study_digest, what="study digest"))
+    site = registry.active_site(tx, name)
+    if not chain or certificates.fingerprint(chain[0]) != site.signing_fingerprint:
+        raise NotAllowedError("the signing certificate is not the current one of this site")
     table = state.blueprints
     key = tx.one(
         sa.select(state.recipient_keys.c.kid).where(

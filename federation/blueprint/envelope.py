@@ -188,6 +188,19 @@ def verify_statement(
     return statement
 
 
+def check_again(statement: Statement, expected: Expectations) -> None:
+    """Run steps 8, 9 and 14 once more on a statement that passed them.
+
+    They compare with what another submission may have changed since; under the caller's lock.
+
+    Raises:
+        RefusalError: the first step that does not hold any more.
+    """
+    context = statement.context
+    _check_context(context, expected.channel, context.sender_cert, expected)
+    _check_fresh(statement, expected)
+
+
 @contextmanager
 def _step(number: int) -> Iterator[None]:
     try:

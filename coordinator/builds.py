@@ -54,7 +54,7 @@ def plan(coordinator: Coordinator, study_name: str) -> Plan:
 
     Raises:
         NotFoundError: no such study.
-        StateError: no approved blueprint.
+        StateError: no approved blueprint, or one that no quorum of reviewers signed for.
     """
     from federation.learning.downstream.numerics import numerics_fingerprint
 
@@ -67,6 +67,9 @@ def plan(coordinator: Coordinator, study_name: str) -> Plan:
                 table.c.state == BlueprintState.APPROVED,
             )
         )
+        study = Study.from_bytes(study_row.manifest)
+        for row in rows:
+            reviews.require_quorum(tx, row.digest, study)
     if not rows:
         raise StateError(
             f"study `{canonical.printable(study_name)}` has no approved blueprint",
@@ -81,7 +84,7 @@ def plan(coordinator: Coordinator, study_name: str) -> Plan:
         for row in rows
     ]
     return Plan(
-        study=Study.from_bytes(study_row.manifest),
+        study=study,
         inputs=tuple(sorted(inputs, key=lambda entry: entry.weights_sha256)),
         numerics=dict(numerics_fingerprint(coordinator.config.threads)),
     )

@@ -111,32 +111,27 @@ def enrol(
 
     The first request burns the token and binds it to these keys. The same request may be repeated
     until a person confirms it. A second, different request on a used token is an alarm: the site
-    is revoked, because one of the two holds a stolen token (A13).
+    is revoked, because one of the two holds a stolen token (A13). A confirmed site's token stops
+    being one after its 24 hours.
 
     Raises:
         NotAllowedError: unknown, expired or reused token.
         IdentityError: a request does not prove its key.
     """
+    with coordinator.state.read() as tx:
+        _invitation(tx, secret)  # a stranger gets no further, and no write lock
     certificates.requested_tls_key(tls_request)
     certificates.requested_signing_key(signing_request)
     keys.verifying_key(witness_key)
     code = enrolment.confirmation_code(tls_request, signing_request, witness_key)
     reused = False
     with coordinator.write() as tx:
-        row = tx.one(
-            sa.select(state.sites).where(
-                state.sites.c.token_hash == enrolment.secret_hash(secret),
-                state.sites.c.state != REVOKED,
-            )
-        )
-        if row is None:
-            raise NotAllowedError(
-                "this enrolment token is not known here or was used up",
-                hint="ask the coordinator for a new token",
-            )
+        row = _invitation(tx, secret)
         if row.state == INVITED:
             _take_request(tx, row, code, tls_request, signing_request, witness_key)
         elif row.code != code:
+            if row.state == ACTIVE and _is_expired(tx, row):
+                raise _used_up()  # a copy found in a drawer must not shut the site out
             _revoke_row(tx, row)
             reused = True
     if reused:
@@ -154,6 +149,30 @@ def enrol(
     )
 
 
+def _invitation(tx: Transaction, secret: bytes) -> sa.Row[Any]:
+    """Return the row of a token's site."""
+    row = tx.one(
+        sa.select(state.sites).where(
+            state.sites.c.token_hash == enrolment.secret_hash(secret),
+            state.sites.c.state != REVOKED,
+        )
+    )
+    if row is None:
+        raise _used_up()
+    return row
+
+
+def _used_up() -> NotAllowedError:
+    return NotAllowedError(
+        "this enrolment token is not known here or was used up",
+        hint="ask the coordinator for a new token",
+    )
+
+
+def _is_expired(tx: Transaction, row: sa.Row[Any]) -> bool:
+    return tx.now > clock.parse_rfc3339(row.token_expires)
+
+
 def _take_request(
     tx: Transaction,
     row: sa.Row[Any],
@@ -162,7 +181,7 @@ def _take_request(
     signing_request: bytes,
     witness_key: bytes,
 ) -> None:
-    if tx.now > clock.parse_rfc3339(row.token_expires):
+    if _is_expired(tx, row):
         raise NotAllowedError(
             "this enrolment token has expired", hint="ask the coordinator for a new token"
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import state
+from coordinator import reviews, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.plans import Plan
@@ -41,7 +41,7 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
     """Sign, keep and log a release; publishing the same model again returns the one that is there.
 
     Raises:
-        StateError: an input is not approved any more.
+        StateError: an input is not approved (any more), or not by the study's reviewers.
     """
     digest = canonical.digest(model)
     with coordinator.write() as tx:
@@ -86,6 +86,7 @@ def _check_inputs(tx: Transaction, work: Plan) -> bool:
                 f"blueprint `{entry.blueprint[:16]}` is not approved any more",
                 hint="run the build again: it leaves that blueprint out",
             )
+        reviews.require_quorum(tx, entry.blueprint, work.study)
         personal |= Statement.from_bytes(row.statement).privacy.gaussian is None
     return personal
 

@@ -188,6 +188,20 @@ def record_decision(
     return _decisions(tx, row.digest, study)
 
 
+def require_quorum(tx: Transaction, blueprint: str, study: Study) -> None:
+    """Check again that reviewers' signatures, and not only a row's state, approve a blueprint.
+
+    Raises:
+        StateError: the study's quorum of approvals is not there.
+        KitError: a record's signature does not fit.
+    """
+    if not approval.has_quorum(_decisions(tx, blueprint, study), study, Decision.APPROVE):
+        raise StateError(
+            f"blueprint `{blueprint[:16]}` is called approved, but not by {study.quorum} reviewers",
+            hint="the state was changed outside this program; see `coordinator audit list`",
+        )
+
+
 def _conclude(tx: Transaction, row: sa.Row[Any], decision: Decision) -> None:
     approved = decision is Decision.APPROVE
     new_state = BlueprintState.APPROVED if approved else BlueprintState.REJECTED

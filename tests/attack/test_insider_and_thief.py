@@ -1,0 +1,81 @@
+"""Somebody with the database, and somebody with an old token or none."""
+
+import sqlite3
+from datetime import timedelta
+
+import pytest
+
+from coordinator import builds, registry, state
+from coordinator.errors import NotAllowedError, StateError
+from edge_agent import enrolment
+from kit.errors import KitError
+from pki import certificates, keys
+from tests.fakes import site
+
+
+def test_a_state_that_no_reviewer_signed_for_is_not_built_from(released):
+    site.build(released)
+    digest = released.digest("c")
+    database = sqlite3.connect(released.hub / "state.sqlite")
+    taken = database.execute("SELECT * FROM approvals WHERE blueprint = ?", (digest,)).fetchall()
+    database.execute("DELETE FROM approvals WHERE blueprint = ?", (digest,))
+    database.commit()
+    assert released.states()["c"] == "approved"  # what an insider writes into the row
+    with pytest.raises(StateError, match="called approved, but not by 1 reviewers") as refusal:
+        site.build(released)
+    assert "audit list" in refusal.value.hint
+    row = list(taken[0])
+    row[0] = digest
+    row[3] = database.execute("SELECT envelope FROM approvals LIMIT 1").fetchone()[0]
+    marks = ", ".join("?" * len(row))
+    database.execute(f"INSERT INTO approvals VALUES ({marks})", row)
+    database.commit()
+    with pytest.raises(KitError, match="about another study or blueprint"):
+        site.build(released)
+    database.execute("DELETE FROM approvals WHERE blueprint = ?", (digest,))
+    database.execute(f"INSERT INTO approvals VALUES ({marks})", taken[0])
+    database.commit()
+    database.close()
+    with released.open() as coordinator:
+        assert len(builds.plan(coordinator, site.STUDY).inputs) == 3
+
+
+def fresh_request(secret):
+    return {
+        "secret": secret,
+        "tls_request": certificates.request(keys.new_tls_key()),
+        "signing_request": certificates.request(keys.new_signing_key()),
+        "witness_key": keys.public_bytes(keys.new_signing_key()),
+    }
+
+
+def test_a_copy_of_a_token_shuts_a_confirmed_site_out_for_a_day_only(tmp_path):
+    federation = site.found(tmp_path)
+    with federation.open() as coordinator:
+        token = registry.issue_token(coordinator, "a")
+        mine, thief = fresh_request(token.secret), fresh_request(token.secret)
+        assert not registry.enrol(coordinator, **mine).confirmed
+        code = enrolment.enrolment.confirmation_code(
+            mine["tls_request"], mine["signing_request"], mine["witness_key"]
+        )
+        registry.confirm(coordinator, "a", code)
+        coordinator.ahead = timedelta(hours=25)
+        with pytest.raises(NotAllowedError, match="not known here or was used up"):
+            registry.enrol(coordinator, **thief)
+        assert registry.enrol(coordinator, **mine).confirmed  # who asked late is still served
+        coordinator.ahead = timedelta(hours=23)
+        with pytest.raises(NotAllowedError, match="the site is revoked"):
+            registry.enrol(coordinator, **thief)
+
+
+def test_a_stranger_without_a_token_does_not_wait_for_the_write_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "_BUSY_TIMEOUT_MS", 100)
+    federation = site.found(tmp_path)
+    with federation.open() as coordinator:
+        token = registry.issue_token(coordinator, "a")
+        with federation.open() as another, another.write():
+            with pytest.raises(NotAllowedError, match="not known here"):
+                registry.enrol(coordinator, **fresh_request(bytes(32)))
+            with pytest.raises(KitError, match="state cannot be used"):
+                registry.enrol(coordinator, **fresh_request(token.secret))
+        assert not registry.enrol(coordinator, **fresh_request(token.secret)).confirmed

@@ -58,7 +58,7 @@ class _Enrolment(stubs.EnrolmentServicer):
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
 
-    def Enrol(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def Enrol(self, request: Any, _nobody: None) -> Any:
         reply = registry.enrol(
             self._coordinator,
             secret=request.secret,
@@ -79,11 +79,8 @@ class _Exchange(stubs.ExchangeServicer):
         self._coordinator = coordinator
         self._received = received
 
-    def _site(self, context: grpc.ServicerContext) -> str:
-        return registry.authenticate(self._coordinator, tls.peer(context))
-
-    def Contact(self, request: Any, context: grpc.ServicerContext) -> Any:
-        news = contacts.contact(self._coordinator, self._site(context), request.known_size)
+    def Contact(self, request: Any, site: str) -> Any:
+        news = contacts.contact(self._coordinator, site, request.known_size)
         return pb.ContactReply(
             checkpoint=news.checkpoint,
             consistency=news.consistency,
@@ -105,12 +102,11 @@ class _Exchange(stubs.ExchangeServicer):
             ],
         )
 
-    def Renew(self, request: Any, context: grpc.ServicerContext) -> Any:
-        chain = registry.renew(self._coordinator, self._site(context), request.tls_request)
+    def Renew(self, request: Any, site: str) -> Any:
+        chain = registry.renew(self._coordinator, site, request.tls_request)
         return pb.RenewReply(tls_chain=chain)
 
-    def Begin(self, request: Any, context: grpc.ServicerContext) -> Any:
-        site = self._site(context)
+    def Begin(self, request: Any, site: str) -> Any:
         progress = submissions.begin(
             self._coordinator,
             site,
@@ -121,8 +117,7 @@ class _Exchange(stubs.ExchangeServicer):
         )
         return self._upload_status(site, progress)
 
-    def Upload(self, chunks: Iterator[Any], context: grpc.ServicerContext) -> Any:
-        site = self._site(context)
+    def Upload(self, chunks: Iterator[Any], site: str) -> Any:
         digest, since_commit = None, 0
         try:
             for chunk in chunks:
@@ -142,14 +137,13 @@ class _Exchange(stubs.ExchangeServicer):
         self._received.set()
         return self._upload_status(site, progress)
 
-    def Withdraw(self, request: Any, context: grpc.ServicerContext) -> Any:
-        site = self._site(context)
+    def Withdraw(self, request: Any, site: str) -> Any:
         chain = certificates.from_pem(request.signing_chain)
         digest = revocation.withdraw(self._coordinator, site, request.envelope, chain)
         return _status(submissions.one_status(self._coordinator, site, digest))
 
-    def Download(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        self._site(context)
+    def Download(self, request: Any, site: str) -> Iterator[Any]:
+        _log.info("site %s downloads a release", site)
         path = releases.model_path(self._coordinator, request.release)
         with path.open("rb") as stream:
             offset = stream.seek(request.offset)
@@ -177,7 +171,13 @@ def _status(status: submissions.Status) -> Any:
 
 
 class _Guard(grpc.ServerInterceptor):
-    """Refuses what `AUTHORISED` does not name; turns errors into status codes."""
+    """Refuses what `AUTHORISED` does not name, and hands every method the site that it proved.
+
+    A method never asks who calls: it gets the caller, verified for the row of its own name.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
@@ -187,11 +187,17 @@ class _Guard(grpc.ServerInterceptor):
         handler = continuation(details)
         if handler is None:
             return None
+        caller = self._caller(AUTHORISED[details.method])
         if handler.response_streaming:
-            return handler._replace(unary_stream=rpc_errors.stream(handler.unary_stream))
+            return handler._replace(unary_stream=rpc_errors.stream(handler.unary_stream, caller))
         if handler.request_streaming:
-            return handler._replace(stream_unary=rpc_errors.unary(handler.stream_unary))
-        return handler._replace(unary_unary=rpc_errors.unary(handler.unary_unary))
+            return handler._replace(stream_unary=rpc_errors.unary(handler.stream_unary, caller))
+        return handler._replace(unary_unary=rpc_errors.unary(handler.unary_unary, caller))
+
+    def _caller(self, role: identity.Role | None) -> Callable[[grpc.ServicerContext], str | None]:
+        if role is None:
+            return lambda _context: None
+        return lambda context: registry.authenticate(self._coordinator, tls.peer(context))
 
 
 def _denied(_request: Any, context: grpc.ServicerContext) -> None:
@@ -235,13 +241,13 @@ class RunningServer:
         who = ServerIdentity(coordinator)
         root = certificates.pem(coordinator.root)
         listen = coordinator.config.listen
-        self._exchange = _server()
+        self._exchange = _server(coordinator)
         stubs.add_ExchangeServicer_to_server(  # type: ignore[no-untyped-call]
             _Exchange(coordinator, self._received), self._exchange
         )
         mutual = tls.server_credentials(who.pair, root=root, require_client=True)
         self.exchange_port = _bind(self._exchange, f"{listen}:{exchange}", mutual)
-        self._enrolment = _server()
+        self._enrolment = _server(coordinator)
         stubs.add_EnrolmentServicer_to_server(  # type: ignore[no-untyped-call]
             _Enrolment(coordinator), self._enrolment
         )
@@ -280,10 +286,10 @@ class RunningServer:
             _log.error("%s has to wait: %s", work.__name__, error)
 
 
-def _server() -> grpc.Server:
+def _server(coordinator: Coordinator) -> grpc.Server:
     return grpc.server(
         futures.ThreadPoolExecutor(max_workers=WORKERS),
-        interceptors=[_Guard()],
+        interceptors=[_Guard(coordinator)],
         options=_OPTIONS,
         maximum_concurrent_rpcs=4 * WORKERS,
     )

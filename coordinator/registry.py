@@ -73,6 +73,7 @@ def issue_token(coordinator: Coordinator, site: str) -> enrolment.Token:
                 token_hash=enrolment.secret_hash(secret),
                 token_expires=clock.rfc3339(expires),
                 ledger_counter=row.ledger_counter if row is not None else 0,
+                ledger_head=row.ledger_head if row is not None else None,
             )
         )
         tx.record(Kind.TOKEN_ISSUED, enrolment.secret_hash(secret), site=pseudonym)

@@ -33,12 +33,15 @@ def status_of(error: KitError) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL
 
 
-def unary(method: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
-    """Wrap a method that answers once."""
+Caller = Callable[[grpc.ServicerContext], str | None]
+
+
+def unary(method: Callable[[Any, str | None], Any], caller: Caller) -> Callable[..., Any]:
+    """Wrap a method that answers once: find out who calls, then ask it."""
 
     def wrapped(request: Any, context: grpc.ServicerContext) -> Any:
         try:
-            return method(request, context)
+            return method(request, caller(context))
         except KitError as error:
             _abort(context, error)
         except Exception:  # noqa: BLE001 - the door: a stranger learns nothing, the log all
@@ -47,12 +50,14 @@ def unary(method: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., A
     return wrapped
 
 
-def stream(method: Callable[[Any, grpc.ServicerContext], Iterator[Any]]) -> Callable[..., Any]:
+def stream(
+    method: Callable[[Any, str | None], Iterator[Any]], caller: Caller
+) -> Callable[..., Any]:
     """Wrap a method that answers many times; errors come from the iteration as well."""
 
     def wrapped(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
-            yield from method(request, context)
+            yield from method(request, caller(context))
         except KitError as error:
             _abort(context, error)
         except Exception:  # noqa: BLE001 - the door, as above

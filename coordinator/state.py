@@ -58,6 +58,7 @@ sites = sa.Table(
     sa.Column("tls_previous", sa.String),  # accepted until the renewed certificate is first used
     sa.Column("signing_fingerprint", sa.String),
     sa.Column("ledger_counter", sa.Integer, nullable=False, default=0),
+    sa.Column("ledger_head", sa.String),
     sa.Column("last_contact", sa.String),
 )
 studies = sa.Table(

@@ -188,7 +188,10 @@ def commit(coordinator: Coordinator, site: str, digest: str) -> Progress:
             tx.execute(
                 sa.update(state.sites)
                 .where(state.sites.c.id == site)
-                .values(ledger_counter=statement.privacy.ledger_counter)
+                .values(
+                    ledger_counter=statement.privacy.ledger_counter,
+                    ledger_head=statement.privacy.ledger_head,
+                )
             )
             tx.record(
                 Kind.BLUEPRINT_RECEIVED,
@@ -289,6 +292,7 @@ def _expectations(
         kid=key.kid,
         last_seq=tx.connection.scalar(own) or 0,
         ledger_counter=site.ledger_counter,
+        ledger_head=site.ledger_head,
         used_digests=frozenset(used),
         architecture=architecture,
     )

@@ -147,6 +147,7 @@ class Expectations:
     kid: str
     last_seq: int
     ledger_counter: int
+    ledger_head: str | None = None
     used_digests: frozenset[str]
     architecture: Callable[[Study, Mapping[str, object]], None]
 
@@ -291,6 +292,9 @@ def _check_fresh(statement: Statement, expected: Expectations) -> None:
         raise RefusalError(14, "sequence number was used before")
     if statement.privacy.ledger_counter < expected.ledger_counter:
         raise RefusalError(14, "the site's privacy ledger went backwards; was a backup restored?")
+    same_counter = statement.privacy.ledger_counter == expected.ledger_counter
+    if same_counter and expected.ledger_head not in (None, statement.privacy.ledger_head):
+        raise RefusalError(14, "the site's privacy ledger has two histories; was it copied?")
     digests = {statement.digest, statement.file(WEIGHTS).sha256}
     if digests & expected.used_digests:
         raise RefusalError(14, "this blueprint was submitted before")

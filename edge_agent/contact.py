@@ -4,17 +4,20 @@ from datetime import datetime
 from pathlib import Path
 
 from edge_agent import trust
+from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.trust import Entry, Trust, World
 from federation.auditlog.checkpoint import Receipt
-from federation.auditlog.events import Event
+from federation.auditlog.events import Event, Kind
 from kit import clock
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic, write_secret
 from pki import certificates, keys, verification
 
 _MAX_PEM_BYTES = 64 << 10
+# A release that is published again is shown from its last publication on.
+_RELEASE_KINDS = (Kind.RELEASE_PUBLISHED, Kind.RELEASE_WITHDRAWN)
 
 
 def known(home: Home) -> Trust | None:
@@ -32,7 +35,7 @@ def contact(home: Home, exchange: Exchange) -> World:
     """Ask for the state of the world, verify it, and keep it.
 
     Raises:
-        TrustError: it contradicts what was proved before.
+        TrustError: it contradicts what was proved before, or leaves out what concerns this site.
         KitError: the coordinator cannot be reached or refuses.
     """
     before = known(home)
@@ -40,9 +43,26 @@ def contact(home: Home, exchange: Exchange) -> World:
     trust.check_clock(before, now)
     news = exchange.contact(before.size if before else 0)
     world = trust.accept(news, pins=home.pins, site=home.config.site, known=before, now=now)
+    _check_none_vanished(home, world)
     _keep(home, world)
     _renew(home, exchange, now)
     return world
+
+
+def _check_none_vanished(home: Home, world: World) -> None:
+    """Want every entry about this site's blueprints that was ever proved to it, in its place.
+
+    A receipt that came with a submission leads to a checkpoint of its own: without this, a log
+    that was forked between that answer and the next contact would go unnoticed.
+    """
+    shown = {(Receipt.from_text(entry.receipt).index, entry.leaf) for entry in world.entries}
+    for path, entry in receipts(home):
+        is_release = Event.from_leaf(entry.leaf).kind in _RELEASE_KINDS
+        if not is_release and (Receipt.from_text(entry.receipt).index, entry.leaf) not in shown:
+            raise TrustError(
+                f"the coordinator no longer shows the log entry `{path.name}` that it proved here",
+                hint="do not submit; keep this home, and ask the coordinator's auditor to explain",
+            )
 
 
 def _keep(home: Home, world: World) -> None:
@@ -60,8 +80,9 @@ def keep_entry(home: Home, entry: Entry) -> None:
     event = Event.from_leaf(entry.leaf)
     index = Receipt.from_text(entry.receipt).index
     stem = home.receipts / f"{index:06d}-{event.kind}-{event.subject[:16]}"
-    write_atomic(stem.with_name(stem.name + ".leaf.json"), entry.leaf)
+    # The leaf last: `receipts` goes by the leaves, so a crash in between leaves nothing half-kept.
     write_atomic(stem.with_name(stem.name + ".tlog-proof"), entry.receipt.encode())
+    write_atomic(stem.with_name(stem.name + ".leaf.json"), entry.leaf)
 
 
 def receipts(home: Home) -> list[tuple[Path, Entry]]:

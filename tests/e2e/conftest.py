@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -202,6 +203,9 @@ def _use(story):
     for name in ("sites list", "study list", "audit verify", "audit list"):
         told[name] = story.coordinator(*name.split())
     told["study show"] = story.coordinator("study", "show", "shapes")
+    for name in ("outbox", "releases"):  # what left, and what came back, before it is shredded
+        shutil.copytree(story.folder / "a" / name, story.folder / "wire" / name)
+    shutil.copytree(story.hub, story.folder / "wire" / "hub")
     told["withdraw"] = story.agent("withdraw", "--study", "shapes", "--reason", PATIENT, light=True)
     told["predict after"] = story.terminal.run("edge-agent", "a", "predict", *images)
     told["audit list after"] = story.coordinator("audit", "list")

@@ -126,15 +126,23 @@ def files_with(text, *places):
     return found
 
 
+@pytest.mark.parametrize("offset", range(3))
+def test_the_finder_sees_a_name_inside_signed_documents(tmp_path, offset):
+    hidden = base64.b64encode(b"{" * offset + f'"file":"{PATIENT}.png"'.encode())
+    (tmp_path / "envelope.json").write_bytes(b'{"payload":"' + hidden + b'"}')
+    assert files_with(PATIENT, tmp_path)
+    assert not files_with("somebody-else-entirely", tmp_path)
+
+
 def test_a_patients_name_reaches_nothing_outside_the_hospital(story):
     assert len(files_with(PATIENT, story.data)) == 1  # the finder finds: `patients.csv`
     token = story.told["status"]["blueprints"][0]["digest"]
     assert files_with(token[:24], story.hub)
     assert files_with(PATIENT, story.hub, story.log, story.folder / "build.log") == []
-    agent = story.folder / "a"
-    assert list(agent.rglob("*.onnx")) or story.told["fetch"]["model"]
-    outgoing = [agent / name for name in ("receipts", "studies", "state", "releases", "outbox")]
-    assert files_with(PATIENT, *[path for path in outgoing if path.exists()]) == []
+    wire, agent = story.folder / "wire", story.folder / "a"
+    seen = {path.suffix for path in wire.rglob("*") if path.is_file()}
+    assert {".onnx", ".json", ".c2sp", ".sealed", ".sqlite"} <= seen
+    assert files_with(PATIENT, wire, agent / "receipts", agent / "state") == []
     assert PATIENT not in leaves(story)
     assert PATIENT not in json.dumps(story.told["list"]) + json.dumps(story.told["show"])
 

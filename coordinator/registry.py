@@ -271,14 +271,22 @@ def renew(coordinator: Coordinator, site: str, tls_request: bytes) -> bytes:
 def revoke_site(coordinator: Coordinator, site: str) -> Site:
     """Shut a site out from its next call on; its blueprints are revoked one by one, by choice.
 
+    Its recipient keys go at once, so that nothing it sealed and kept can be opened here again (A2).
+
     Raises:
         NotFoundError: no such site.
     """
+    keys_of_site = state.recipient_keys.c.site == site
     with coordinator.write() as tx:
         row = _site_row(tx, site)
         if row.state != REVOKED:
             _revoke_row(tx, row)
-        return _site(_site_row(tx, site))
+        gone = tx.all(sa.select(state.recipient_keys.c.kid).where(keys_of_site))
+        tx.execute(sa.delete(state.recipient_keys).where(keys_of_site))
+        revoked = _site(_site_row(tx, site))
+    for key in gone:
+        payloads.keystore(coordinator).destroy(payloads.RECIPIENT, key.kid)
+    return revoked
 
 
 def _revoke_row(tx: Transaction, row: sa.Row[Any]) -> None:

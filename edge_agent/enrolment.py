@@ -16,6 +16,7 @@ from pki.errors import IdentityError
 
 DEFAULT_EPSILON, DEFAULT_DELTA = 8.0, 1e-5
 _PENDING = "enrolment"  # the folder of an enrolment that is not settled
+_BUDGET = "budget.json"
 _TOKEN = "token.json"  # noqa: S105 - a file name
 
 
@@ -27,6 +28,8 @@ class Enrolled:
     federation: str
     pseudonym: str
     certificate_expires: str
+    lifetime_epsilon: str
+    lifetime_delta: str
 
 
 def enrol(
@@ -49,6 +52,8 @@ def enrol(
     lifetime = _lifetime(home, epsilon, delta)
     token = _token(home, pending, token_file)
     requests = _requests(pending)
+    budget = {"epsilon": lifetime[0], "delta": lifetime[1]}
+    write_atomic(pending / _BUDGET, canonical.encode(budget), mode=0o600)
     code = enrolment.confirmation_code(*requests)
     reply = exchange.enrol(
         token, tls_request=requests[0], signing_request=requests[1], witness_key=requests[2]
@@ -62,9 +67,13 @@ def enrol(
 
 
 def _lifetime(home: Home, epsilon: float | None, delta: float | None) -> tuple[str, str]:
+    pending = home.path / _PENDING / _BUDGET
     texts = (canonical.real(DEFAULT_EPSILON), canonical.real(DEFAULT_DELTA))
     if home.config_path.is_file():
         texts = (home.config.lifetime_epsilon, home.config.lifetime_delta)
+    elif pending.is_file():
+        kept = canonical.decode(home.read(pending, "lifetime budget"))
+        texts = (kept["epsilon"], kept["delta"])
     texts = (
         texts[0] if epsilon is None else canonical.real(epsilon),
         texts[1] if delta is None else canonical.real(delta),
@@ -172,6 +181,8 @@ def _settle(
         federation=token.pins.federation,
         pseudonym=reply.pseudonym,
         certificate_expires=clock.rfc3339(tls_chain[0].not_valid_after_utc),
+        lifetime_epsilon=settings.lifetime_epsilon,
+        lifetime_delta=settings.lifetime_delta,
     )
 
 

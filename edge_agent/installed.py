@@ -161,7 +161,12 @@ def load(home: Home, study_name: str, *, now: datetime) -> Installed:
     digest = home.read(pointer, "release pointer").decode()
     known = contact.known(home)
     trust.check_clock(known, now)
-    if known is not None and digest in known.withdrawn_releases:
+    if known is None:
+        raise KitError(
+            "what the coordinator proved to this site is missing, so a withdrawal may be unknown",
+            hint="run `edge-agent status`",
+        )
+    if digest in known.withdrawn_releases:
         raise KitError(
             f"release `{digest[:16]}` is withdrawn",
             hint="run `edge-agent fetch` for the one that replaces it",

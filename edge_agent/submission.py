@@ -17,12 +17,12 @@ from typing import Any
 from cryptography import x509
 
 from edge_agent import contact, runs
-from edge_agent.errors import UnreachableError
+from edge_agent.errors import TrustError, UnreachableError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.runs import GATE
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
-from edge_agent.trust import StatusNews, World, open_recipient_key
+from edge_agent.trust import StatusNews, World, check_status, open_recipient_key
 from federation.blueprint import limits
 from federation.blueprint.envelope import Claims, Sealed, seal
 from federation.blueprint.statement import (
@@ -229,7 +229,7 @@ def _send(
         )
     if reply.status.state == "receiving":
         raise KitError("the upload is not complete", hint="run the same command again: it goes on")
-    _check_and_keep(home, reply.status)
+    _check_and_keep(home, reply.status, digest=statement.digest)
     return Submitted(
         blueprint=statement.digest,
         study=study.id,
@@ -240,11 +240,11 @@ def _send(
     )
 
 
-def _check_and_keep(home: Home, status: StatusNews) -> None:
-    from edge_agent.trust import check_entry
-
-    for entry in status.entries:
-        check_entry(entry, home.pins, subject=status.digest)
+def _check_and_keep(home: Home, status: StatusNews, *, digest: str) -> None:
+    """Believe a reply only as far as its log entries go, and only about what was sent."""
+    if status.digest != digest:
+        raise TrustError("the coordinator answers about another blueprint than the one sent")
+    for entry in check_status(status, home.pins, checkpoint=None):
         contact.keep_entry(home, entry)
 
 
@@ -276,9 +276,9 @@ def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> Stat
         chain = signing_chain(home)
         key = keys.load_signing(home.key("signing.key"))
         envelope = sign(order.to_bytes(), WITHDRAWAL_TYPE, key, chain[0])
-        status = exchange.withdraw(envelope, certificates.pem(*chain))
-        contact.contact(home, exchange)
-        return status
+        exchange.withdraw(envelope, certificates.pem(*chain))
+        after = contact.contact(home, exchange)  # what counts is what the log now says
+        return next(s for s in after.blueprints if s.digest == order.blueprint)
 
 
 def signing_chain(home: Home) -> tuple[x509.Certificate, ...]:

@@ -175,7 +175,7 @@ def accept(news: News, *, pins: Pins, site: str, known: Trust | None, now: datet
     revocations = _revocations(news, pins, known, now)
     entries: list[Entry] = []
     for status in news.blueprints:
-        entries += _check_status(status, pins, news.checkpoint)
+        entries += check_status(status, pins, checkpoint=news.checkpoint)
     releases = []
     for offer in news.releases:
         releases.append(_check_release(offer, news, pins, revocations, now))
@@ -310,13 +310,21 @@ def check_entry(entry: Entry, pins: Pins, *, subject: str) -> Event:
     return event
 
 
-def _check_status(status: StatusNews, pins: Pins, checkpoint: str) -> list[Entry]:
+def check_status(status: StatusNews, pins: Pins, *, checkpoint: str | None) -> list[Entry]:
+    """Check that a blueprint's state rests on its newest log entry; return the entries.
+
+    `checkpoint` is the contact's, which every receipt must lead to; None outside a contact.
+
+    Raises:
+        KitError: a receipt does not hold, or the log says something else than the state.
+    """
     canonical.sha256_hex(status.digest, what="blueprint digest")
     kinds: dict[int, Kind] = {}
     for entry in status.entries:
         index = Receipt.from_text(entry.receipt).index
         kinds[index] = check_entry(entry, pins, subject=status.digest).kind
-        _same_checkpoint(entry, checkpoint)
+        if checkpoint is not None:
+            _same_checkpoint(entry, checkpoint)
     states = [kinds[index] for index in sorted(kinds) if kinds[index] in PROOF_OF_STATE.values()]
     last = states[-1] if states else None  # no entry yet: the upload is under way
     if PROOF_OF_STATE.get(status.state) is not last or (last is None) is not (

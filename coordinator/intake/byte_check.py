@@ -38,7 +38,11 @@ def main() -> None:
     own_key = canonical.b64decode(request["blueprint_key"])
     context = canonical.b64decode(request["blueprint_context"])
     sealed = envelope.encrypt(plaintext, own_key, context)
-    write_atomic(Path(request["sealed"]), sealed, mode=0o600)
+    try:
+        write_atomic(Path(request["sealed"]), sealed, mode=0o600)
+    except KitError as error:  # the disk's doing, not the payload's: it waits
+        limited.answer({"failed": str(error)})
+        return
     limited.answer({"passed": True})
 
 

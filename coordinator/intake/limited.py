@@ -42,7 +42,7 @@ def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
     Raises:
         CheckFailedError: the payload was refused, or the check ran out of memory or time.
-        KitError: somebody stopped the check, which says nothing about the payload.
+        KitError: the check was stopped or could not write, which says nothing of the payload.
     """
     environment = {
         "PATH": os.environ.get("PATH", ""),
@@ -76,6 +76,8 @@ def run(module: str, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         verdict: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
         raise CheckFailedError("the check gave no readable verdict") from error
+    if "failed" in verdict:
+        raise KitError(str(verdict["failed"]), hint="the blueprint waits and is tried again")
     if "refused" in verdict:
         raise CheckFailedError(str(verdict["refused"]))
     return verdict

@@ -40,6 +40,6 @@ def recipe_for(architecture: Architecture, *, is_private: bool) -> Recipe:
         ema_decay=0.99,
         p_mean=-0.8,
         p_std=1.2,
-        steps=700 if side <= 16 else 1500,
+        steps=500 if side <= 16 else 1500,
         batch_size=64,
     )

@@ -101,6 +101,7 @@ def test_a_withdrawn_release_no_longer_predicts(story):
     assert "edge-agent fetch" in hints[0]
 
 
+@pytest.mark.netns
 def test_the_whole_story_ran_with_no_network_but_loopback(story):
     if not story.is_offline:
         pytest.skip("this machine allows no network namespace")

@@ -89,6 +89,7 @@ def xwing_cases():
 XWING = xwing_cases()
 
 
+@pytest.mark.vectors
 @pytest.mark.skipif(not XWING, reason="the HPKE vectors (cryptography-vectors) are not installed")
 def test_seeds_expand_to_the_public_keys_of_the_hpke_vectors():
     for case in XWING:

@@ -21,6 +21,7 @@ from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.intake import supervisor
 from coordinator.logbook import Entry
+from coordinator.state import SERVE_LOCK
 from kit.errors import FormatError, KitError
 from kit.files import exclusive
 from pki import certificates, identity, keys, tls
@@ -320,7 +321,7 @@ def serving(
             f"the federation `{DEMO_FEDERATION}` serves on loopback addresses only",
             hint="run `coordinator init` with a name of your own",
         )
-    lock = coordinator.home.path / "serve.lock"
+    lock = coordinator.home.path / SERVE_LOCK
     with exclusive(lock, busy="another `coordinator serve` runs on this home"):
         server = RunningServer(
             coordinator,

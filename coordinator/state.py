@@ -16,12 +16,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from coordinator import migrations
 from federation.auditlog import merkle
 from federation.auditlog.events import Event, Kind
 from kit import clock
 from kit.errors import KitError
+from kit.files import exclusive
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = migrations.NEWEST
+SERVE_LOCK = "serve.lock"
 _BUSY_TIMEOUT_MS = 30_000
 
 metadata = sa.MetaData()
@@ -204,20 +207,31 @@ class State:
 
     @classmethod
     def open(cls, path: Path) -> "State":
-        """Open an existing database.
+        """Open an existing database; one of an older schema is migrated first, or left as it is.
 
         Raises:
-            KitError: it was written by another version of the kit.
+            KitError: a newer kit wrote it, or it has to be migrated while a server uses it.
         """
         state = cls(_engine(path))
         with state.read() as tx:
-            version = tx.get("schema")
-        if version != str(SCHEMA_VERSION):
-            raise KitError(
-                f"the coordinator's state has schema version {version}, not {SCHEMA_VERSION}",
-                hint="use the version of the kit that wrote it",
-            )
+            version = _schema_of(tx)
+        if version < SCHEMA_VERSION:
+            busy = f"the state has schema {version} and a `coordinator serve` of that version runs"
+            hint = f"stop it and run this again: the state is then migrated to {SCHEMA_VERSION}"
+            with exclusive(path.parent / SERVE_LOCK, busy=busy, hint=hint):
+                state.migrate()
         return state
+
+    def migrate(self) -> None:
+        """Bring an older schema to this kit's, all of it or nothing.
+
+        Raises:
+            KitError: a newer kit wrote it.
+        """
+        with self.write(clock.utc_now()) as tx:
+            for statement in migrations.steps_from(_schema_of(tx)):
+                tx.execute(sa.text(statement))
+            tx.put("schema", str(SCHEMA_VERSION))
 
     @contextmanager
     def write(self, now: datetime) -> Iterator[Transaction]:
@@ -251,6 +265,17 @@ class State:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def _schema_of(tx: Transaction) -> int:
+    version = tx.get("schema") or ""
+    if not version.isdecimal() or not 1 <= int(version) <= SCHEMA_VERSION:
+        raise KitError(
+            f"the coordinator's state has schema version {version or 'unknown'}; this kit knows"
+            f" versions up to {SCHEMA_VERSION}",
+            hint="use the version of the kit that wrote it, or a newer one",
+        )
+    return int(version)
 
 
 def _engine(path: Path) -> sa.Engine:

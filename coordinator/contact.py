@@ -45,13 +45,22 @@ class News:
 
 
 def contact(coordinator: Coordinator, site: str, known_size: int) -> News:
-    """Return the state of the world for one site.
+    """Note that a site is here, and return the state of the world for it.
 
     Raises:
         StateError: this log is shorter than what the site has seen.
     """
     with coordinator.write() as tx:
         registry.touch(tx, site)
+    return news(coordinator, site, known_size)
+
+
+def news(coordinator: Coordinator, site: str, known_size: int) -> News:
+    """Return the state of the world for one site.
+
+    Raises:
+        StateError: this log is shorter than what the site has seen.
+    """
     with coordinator.state.read() as tx:
         proofs = Proofs(coordinator, tx)
         return News(

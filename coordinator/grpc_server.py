@@ -16,11 +16,18 @@ from typing import Any
 import grpc
 
 from coordinator import contact as contacts
-from coordinator import leftovers, registry, releases, revocation, rpc_errors, submissions
+from coordinator import (
+    leftovers,
+    messages,
+    registry,
+    releases,
+    revocation,
+    rpc_errors,
+    submissions,
+)
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.intake import supervisor
-from coordinator.logbook import Entry
 from coordinator.state import SERVE_LOCK
 from kit.errors import FormatError, KitError
 from kit.files import exclusive
@@ -67,12 +74,7 @@ class _Enrolment(stubs.EnrolmentServicer):
             signing_request=request.signing_request,
             witness_key=request.witness_key,
         )
-        return pb.EnrolReply(
-            confirmed=reply.confirmed,
-            tls_chain=reply.tls_chain,
-            signing_chain=reply.signing_chain,
-            pseudonym=reply.pseudonym,
-        )
+        return messages.enrol_reply(reply)
 
 
 class _Exchange(stubs.ExchangeServicer):
@@ -82,26 +84,7 @@ class _Exchange(stubs.ExchangeServicer):
 
     def Contact(self, request: Any, site: str) -> Any:
         news = contacts.contact(self._coordinator, site, request.known_size)
-        return pb.ContactReply(
-            checkpoint=news.checkpoint,
-            consistency=news.consistency,
-            revocations=news.revocations,
-            signing_chain=news.signing_chain,
-            studies=[
-                pb.StudyEntry(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
-                for s in news.studies
-            ],
-            blueprints=[_status(s) for s in news.blueprints],
-            releases=[
-                pb.ReleaseEntry(
-                    envelope=r.envelope,
-                    withdrawn=r.withdrawn,
-                    published=_entry(r.published),
-                    withdrawal=[_entry(e) for e in r.withdrawal],
-                )
-                for r in news.releases
-            ],
-        )
+        return messages.contact_reply(news)
 
     def Renew(self, request: Any, site: str) -> Any:
         chain = registry.renew(self._coordinator, site, request.tls_request)
@@ -141,7 +124,7 @@ class _Exchange(stubs.ExchangeServicer):
     def Withdraw(self, request: Any, site: str) -> Any:
         chain = certificates.from_pem(request.signing_chain)
         digest = revocation.withdraw(self._coordinator, site, request.envelope, chain)
-        return _status(submissions.one_status(self._coordinator, site, digest))
+        return messages.status(submissions.one_status(self._coordinator, site, digest))
 
     def Download(self, request: Any, site: str) -> Iterator[Any]:
         _log.info("site %s downloads a release", site)
@@ -154,21 +137,7 @@ class _Exchange(stubs.ExchangeServicer):
 
     def _upload_status(self, site: str, progress: submissions.Progress) -> Any:
         status = submissions.one_status(self._coordinator, site, progress.digest)
-        return pb.UploadStatus(durable=progress.durable, blueprint=_status(status))
-
-
-def _entry(entry: Entry) -> Any:
-    return pb.LogEntry(leaf=entry.leaf, receipt=entry.receipt)
-
-
-def _status(status: submissions.Status) -> Any:
-    return pb.BlueprintStatus(
-        digest=status.digest,
-        study_digest=status.study_digest,
-        state=status.state,
-        reason=status.reason,
-        entries=[_entry(entry) for entry in status.entries],
-    )
+        return pb.UploadStatus(durable=progress.durable, blueprint=messages.status(status))
 
 
 class _Guard(grpc.ServerInterceptor):

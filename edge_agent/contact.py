@@ -7,7 +7,7 @@ from edge_agent import trust
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
-from edge_agent.trust import Entry, Trust, World
+from edge_agent.trust import Entry, News, Trust, World
 from federation.auditlog.checkpoint import Receipt
 from federation.auditlog.events import Event, Kind
 from kit import clock
@@ -42,10 +42,21 @@ def contact(home: Home, exchange: Exchange) -> World:
     now = clock.utc_now()
     trust.check_clock(before, now)
     news = exchange.contact(before.size if before else 0)
-    world = trust.accept(news, pins=home.pins, site=home.config.site, known=before, now=now)
+    world = take(home, news, known=before, now=now)
+    _renew(home, exchange, now)
+    return world
+
+
+def take(home: Home, news: News, *, known: Trust | None, now: datetime) -> World:
+    """Verify what the coordinator says, however it came here, and keep it.
+
+    Raises:
+        TrustError: it contradicts what was proved before, or leaves out what concerns this site.
+        KitError: a signature, certificate or format is off.
+    """
+    world = trust.accept(news, pins=home.pins, site=home.config.site, known=known, now=now)
     _check_none_vanished(home, world)
     _keep(home, world)
-    _renew(home, exchange, now)
     return world
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from edge_agent import exchange
 from edge_agent.errors import WaitingError
 from edge_agent.home import CONFIG, AgentConfig, Home
+from edge_agent.messages import EnrolReply
 from kit import canonical, clock, config
 from kit.errors import KitError
 from kit.files import private_folder, read_limited, write_atomic, write_secret
@@ -149,7 +150,7 @@ def _settle(
     home: Home,
     pending: Path,
     token: Token,
-    reply: exchange.EnrolReply,
+    reply: EnrolReply,
     lifetime: tuple[str, str],
 ) -> Enrolled:
     root = certificates.from_der(token.pins.root_der)

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from edge_agent import messages
 from edge_agent.errors import UnreachableError
 from edge_agent.home import Home
-from edge_agent.trust import Entry, News, ReleaseNews, StatusNews, StudyNews
+from edge_agent.messages import Announcement, EnrolReply
+from edge_agent.trust import News, StatusNews
 from kit import canonical, clock
 from kit.errors import KitError
 from kit.files import read_limited
@@ -28,16 +30,6 @@ CHUNK_BYTES = 512 << 10
 HINT_KEY = "hint-bin"
 _MAX_PEM_BYTES = 64 << 10
 _MAX_MESSAGE_CHARACTERS = 400
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolReply:
-    """Certificates (PEM, leaf first) once a person confirmed the code."""
-
-    confirmed: bool
-    tls_chain: bytes
-    signing_chain: bytes
-    pseudonym: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +60,7 @@ def enrol(
         )
         with _errors(token.enrol_address):
             reply = stub.Enrol(request, timeout=CALL_TIMEOUT_S)
-    return EnrolReply(
-        confirmed=reply.confirmed,
-        tls_chain=reply.tls_chain,
-        signing_chain=reply.signing_chain,
-        pseudonym=reply.pseudonym,
-    )
+    return messages.enrol_reply(reply)
 
 
 class Exchange:
@@ -110,26 +97,7 @@ class Exchange:
             reply = self._stub.Contact(
                 pb.ContactRequest(known_size=known_size), timeout=CALL_TIMEOUT_S
             )
-        return News(
-            checkpoint=reply.checkpoint,
-            consistency=tuple(reply.consistency),
-            revocations=reply.revocations,
-            signing_chain=reply.signing_chain,
-            studies=tuple(
-                StudyNews(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
-                for s in reply.studies
-            ),
-            blueprints=tuple(_status(s) for s in reply.blueprints),
-            releases=tuple(
-                ReleaseNews(
-                    envelope=r.envelope,
-                    withdrawn=r.withdrawn,
-                    published=_entry(r.published),
-                    withdrawal=tuple(_entry(e) for e in r.withdrawal),
-                )
-                for r in reply.releases
-            ),
-        )
+        return messages.news(reply)
 
     def renew(self, tls_request: bytes) -> bytes:
         """Return a fresh TLS chain (PEM) for a fresh key."""
@@ -139,16 +107,9 @@ class Exchange:
             )
         return bytes(reply.tls_chain)
 
-    def begin(
-        self, *, study_digest: str, envelope: bytes, signing_chain: bytes, wrapped_key: bytes
-    ) -> UploadState:
+    def begin(self, announcement: Announcement) -> UploadState:
         """Announce a blueprint; idempotent."""
-        request = pb.BeginRequest(
-            study_digest=study_digest,
-            envelope=envelope,
-            signing_chain=signing_chain,
-            wrapped_key=wrapped_key,
-        )
+        request = messages.begin_request(announcement)
         with _errors(self._address):
             return _upload(self._stub.Begin(request, timeout=CALL_TIMEOUT_S))
 
@@ -170,7 +131,7 @@ class Exchange:
         """Take this site's blueprint back."""
         request = pb.WithdrawRequest(envelope=envelope, signing_chain=signing_chain)
         with _errors(self._address):
-            return _status(self._stub.Withdraw(request, timeout=CALL_TIMEOUT_S))
+            return messages.status(self._stub.Withdraw(request, timeout=CALL_TIMEOUT_S))
 
     def download(self, release: str, *, offset: int) -> Iterator[bytes]:
         """Yield a release's model from `offset` on."""
@@ -210,19 +171,5 @@ def _hint(error: Any) -> str | None:
     return None
 
 
-def _entry(entry: Any) -> Entry:
-    return Entry(leaf=entry.leaf, receipt=entry.receipt)
-
-
-def _status(status: Any) -> StatusNews:
-    return StatusNews(
-        digest=status.digest,
-        study_digest=status.study_digest,
-        state=status.state,
-        reason=status.reason,
-        entries=tuple(_entry(entry) for entry in status.entries),
-    )
-
-
 def _upload(reply: Any) -> UploadState:
-    return UploadState(durable=reply.durable, status=_status(reply.blueprint))
+    return UploadState(durable=reply.durable, status=messages.status(reply.blueprint))

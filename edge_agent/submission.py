@@ -20,6 +20,7 @@ from edge_agent import contact, runs
 from edge_agent.errors import TrustError, UnreachableError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
+from edge_agent.messages import Announcement
 from edge_agent.runs import GATE
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
 from edge_agent.trust import StatusNews, World, check_status, open_recipient_key
@@ -210,12 +211,7 @@ def _send(
         folder / CIPHERTEXT, limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
     )
     try:
-        reply = exchange.begin(
-            study_digest=study.digest,
-            envelope=home.read(folder / ENVELOPE, "statement"),
-            signing_chain=home.read(home.signing_chain, "certificate"),
-            wrapped_key=home.read(folder / WRAPPED, "wrapped key"),
-        )
+        reply = exchange.begin(_announcement(home, study, folder))
     except UnreachableError:
         raise
     except KitError:
@@ -237,6 +233,15 @@ def _send(
         reason=reply.status.reason,
         bytes_sent=total - start,
         payload_bytes=total,
+    )
+
+
+def _announcement(home: Home, study: Study, folder: Path) -> Announcement:
+    return Announcement(
+        study_digest=study.digest,
+        envelope=home.read(folder / ENVELOPE, "statement"),
+        signing_chain=home.read(home.signing_chain, "certificate"),
+        wrapped_key=home.read(folder / WRAPPED, "wrapped key"),
     )
 
 

@@ -7,6 +7,7 @@ from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from edge_agent import exchange as wire
 from edge_agent import inspection, submission
 from edge_agent.exchange import Exchange
+from edge_agent.messages import Announcement
 from federation.auditlog.events import Kind
 from federation.blueprint.errors import RefusalError
 from federation.learning.generator import architecture as networks
@@ -87,7 +88,10 @@ def test_a_cut_line_costs_no_byte_twice_and_a_refused_payload_is_gone(enrolled, 
         assert not list(home.outbox.iterdir())
         with Exchange.open(home) as exchange:  # an honest run may follow
             honest = sealed(home)
-            assert exchange.begin(**begin_fields(home, honest)).status.state == "receiving"
+            assert (
+                exchange.begin(Announcement(**begin_fields(home, honest))).status.state
+                == "receiving"
+            )
 
 
 def staged_bytes(coordinator):
@@ -139,13 +143,13 @@ def test_an_altered_upload_starts_from_zero_and_the_true_bytes_are_taken(enrolle
         hide_a_branch(home)
         blueprint = sealed(home, run="hidden")
         digest, data = blueprint.statement.digest, blueprint.ciphertext
-        exchange.begin(**begin_fields(home, blueprint))
+        exchange.begin(Announcement(**begin_fields(home, blueprint)))
         altered = data[:500] + bytes([data[500] ^ 1]) + data[501:]
         with pytest.raises(KitError, match="the uploaded bytes are not the signed ones") as refusal:
             exchange.upload(digest, altered, offset=0, sent=lambda _: None)
         assert "starts from zero" in refusal.value.hint
         assert Kind.BLUEPRINT_RECEIVED not in kinds(coordinator, digest)
-        assert exchange.begin(**begin_fields(home, blueprint)).durable == 0
+        assert exchange.begin(Announcement(**begin_fields(home, blueprint))).durable == 0
         taken = exchange.upload(digest, data, offset=0, sent=lambda _: None)
         assert (taken.durable, taken.status.state) == (len(data), "received")
 
@@ -195,11 +199,15 @@ def test_a_statement_counts_for_its_own_study_only(enrolled):
                 ("nothing", "not a SHA-256"),
             ):
                 with pytest.raises(KitError, match=reason):
-                    exchange.begin(**fields | {"study_digest": digest})
+                    exchange.begin(Announcement(**fields | {"study_digest": digest}))
             lie = sealed(home, study_digest=other.digest)
             with pytest.raises(KitError, match="step 9"):
-                exchange.begin(**begin_fields(home, lie) | {"study_digest": fields["study_digest"]})
-            assert exchange.begin(**fields).status.state == "receiving"
+                exchange.begin(
+                    Announcement(
+                        **begin_fields(home, lie) | {"study_digest": fields["study_digest"]}
+                    )
+                )
+            assert exchange.begin(Announcement(**fields)).status.state == "receiving"
 
 
 def test_the_wrapped_key_must_be_the_signed_one(enrolled):

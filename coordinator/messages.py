@@ -1,0 +1,58 @@
+"""Protobuf messages from typed answers: what the gRPC door sends, and what a stick carries."""
+
+from typing import Any
+
+from coordinator.contact import News
+from coordinator.logbook import Entry
+from coordinator.registry import EnrolmentReply
+from coordinator.submissions import Status
+from protos import exchange_pb2 as pb
+
+
+def enrol_reply(reply: EnrolmentReply) -> Any:
+    """Return the message of an answer to an enrolment."""
+    return pb.EnrolReply(
+        confirmed=reply.confirmed,
+        tls_chain=reply.tls_chain,
+        signing_chain=reply.signing_chain,
+        pseudonym=reply.pseudonym,
+    )
+
+
+def contact_reply(news: News) -> Any:
+    """Return the message of an answer to a contact."""
+    return pb.ContactReply(
+        checkpoint=news.checkpoint,
+        consistency=news.consistency,
+        revocations=news.revocations,
+        signing_chain=news.signing_chain,
+        studies=[
+            pb.StudyEntry(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
+            for s in news.studies
+        ],
+        blueprints=[status(s) for s in news.blueprints],
+        releases=[
+            pb.ReleaseEntry(
+                envelope=r.envelope,
+                withdrawn=r.withdrawn,
+                published=_entry(r.published),
+                withdrawal=[_entry(e) for e in r.withdrawal],
+            )
+            for r in news.releases
+        ],
+    )
+
+
+def status(found: Status) -> Any:
+    """Return the message of one blueprint's state and receipts."""
+    return pb.BlueprintStatus(
+        digest=found.digest,
+        study_digest=found.study_digest,
+        state=found.state,
+        reason=found.reason,
+        entries=[_entry(entry) for entry in found.entries],
+    )
+
+
+def _entry(entry: Entry) -> Any:
+    return pb.LogEntry(leaf=entry.leaf, receipt=entry.receipt)

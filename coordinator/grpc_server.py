@@ -31,7 +31,7 @@ from coordinator.intake import supervisor
 from coordinator.state import SERVE_LOCK
 from kit.errors import FormatError, KitError
 from kit.files import exclusive
-from pki import certificates, identity, keys, tls
+from pki import certificates, enrolment, identity, keys, tls
 from protos import exchange_pb2 as pb
 from protos import exchange_pb2_grpc as stubs
 
@@ -69,7 +69,7 @@ class _Enrolment(stubs.EnrolmentServicer):
     def Enrol(self, request: Any, _nobody: None) -> Any:
         reply = registry.enrol(
             self._coordinator,
-            secret=request.secret,
+            token=enrolment.secret_hash(request.secret),
             tls_request=request.tls_request,
             signing_request=request.signing_request,
             witness_key=request.witness_key,

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,14 +45,18 @@ class EnrolmentReply:
     pseudonym: str
 
 
-def issue_token(coordinator: Coordinator, site: str) -> enrolment.Token:
-    """Invite a site: returns the token (sensitive), keeps its hash for 24 hours.
+def issue_token(
+    coordinator: Coordinator, site: str, *, lifetime: timedelta = enrolment.TOKEN_LIFETIME
+) -> enrolment.Token:
+    """Invite a site: returns the token (sensitive), keeps its hash for `lifetime`.
 
     Inviting an invited or revoked site again replaces what was there.
 
     Raises:
-        StateError: the site is enrolled already.
+        StateError: the site is enrolled already, or the lifetime is out of bounds.
     """
+    if not timedelta(0) < lifetime <= enrolment.MAX_TOKEN_LIFETIME:
+        raise StateError("a token lives from one hour to 30 days")
     who = identity.site(coordinator.config.federation, site)
     secret = enrolment.new_secret()
     with coordinator.write() as tx:
@@ -62,7 +66,7 @@ def issue_token(coordinator: Coordinator, site: str) -> enrolment.Token:
                 f"site `{site}` is {row.state} already",
                 hint=f"run `coordinator sites revoke {site}` first",
             )
-        expires = tx.now + enrolment.TOKEN_LIFETIME
+        expires = tx.now + lifetime
         pseudonym = row.pseudonym if row is not None else f"s-{secrets.token_hex(6)}"
         tx.execute(sa.delete(state.sites).where(state.sites.c.id == site))
         tx.execute(
@@ -103,31 +107,33 @@ def pins(coordinator: Coordinator) -> enrolment.Pins:
 def enrol(
     coordinator: Coordinator,
     *,
-    secret: bytes,
+    token: str,
     tls_request: bytes,
     signing_request: bytes,
     witness_key: bytes,
 ) -> EnrolmentReply:
     """Take a site's request, or say where it stands; every name in the requests is ignored.
 
+    `token` is the hash of the token's secret: how the secret was proved is the door's matter.
+
     The first request burns the token and binds it to these keys. The same request may be repeated
     until a person confirms it. A second, different request on a used token is an alarm: the site
     is revoked, because one of the two holds a stolen token (A13). A confirmed site's token stops
-    being one after its 24 hours.
+    being one when its life is over.
 
     Raises:
         NotAllowedError: unknown, expired or reused token.
         IdentityError: a request does not prove its key.
     """
     with coordinator.state.read() as tx:
-        _invitation(tx, secret)  # a stranger gets no further, and no write lock
+        _invitation(tx, token)  # a stranger gets no further, and no write lock
     certificates.requested_tls_key(tls_request)
     certificates.requested_signing_key(signing_request)
     keys.verifying_key(witness_key)
     code = enrolment.confirmation_code(tls_request, signing_request, witness_key)
     reused = False
     with coordinator.write() as tx:
-        row = _invitation(tx, secret)
+        row = _invitation(tx, token)
         if row.state == INVITED:
             _take_request(tx, row, code, tls_request, signing_request, witness_key)
         elif row.code != code:
@@ -150,11 +156,11 @@ def enrol(
     )
 
 
-def _invitation(tx: Transaction, secret: bytes) -> sa.Row[Any]:
+def _invitation(tx: Transaction, token: str) -> sa.Row[Any]:
     """Return the row of a token's site."""
     row = tx.one(
         sa.select(state.sites).where(
-            state.sites.c.token_hash == enrolment.secret_hash(secret),
+            state.sites.c.token_hash == token,
             state.sites.c.state != REVOKED,
         )
     )

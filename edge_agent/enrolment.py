@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from edge_agent import exchange
@@ -19,6 +20,28 @@ DEFAULT_EPSILON, DEFAULT_DELTA = 8.0, 1e-5
 _PENDING = "enrolment"  # the folder of an enrolment that is not settled
 _BUDGET = "budget.json"
 _TOKEN = "token.json"  # noqa: S105 - a file name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An enrolment under way: the token, and the requests that prove this home's fresh keys."""
+
+    home: Home
+    token: Token
+    lifetime: tuple[str, str]
+    tls_request: bytes
+    signing_request: bytes
+    witness_key: bytes
+
+    @property
+    def pending(self) -> Path:
+        """The folder of what is not settled."""
+        return self.home.path / _PENDING
+
+    @property
+    def code(self) -> str:
+        """What this site's operator reads out to the coordinator's."""
+        return enrolment.confirmation_code(self.tls_request, self.signing_request, self.witness_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,24 +70,45 @@ def enrol(
         WaitingError: the coordinator's operator has to confirm the code in the message.
         KitError: the home is another's, the token is off, or the coordinator refuses.
     """
+    request = prepare(path, token_file, epsilon=epsilon, delta=delta)
+    reply = exchange.enrol(
+        request.token,
+        tls_request=request.tls_request,
+        signing_request=request.signing_request,
+        witness_key=request.witness_key,
+    )
+    if not reply.confirmed:
+        raise WaitingError(
+            f"waiting for confirmation; the code of this site is {request.code}",
+            hint="read it out to the coordinator by telephone, then run the same command again",
+        )
+    return settle(request, reply, issued=clock.utc_now())
+
+
+def prepare(
+    path: Path, token_file: Path | None, *, epsilon: float | None, delta: float | None
+) -> Request:
+    """Make (once) the keys and requests of an enrolment; nothing leaves yet.
+
+    Raises:
+        KitError: the home is another's, or the token is off.
+    """
     home = Home(path.absolute())
     pending = home.path / _PENDING
     _check_home(home, token_file)
     lifetime = _lifetime(home, epsilon, delta)
     token = _token(home, pending, token_file)
-    requests = _requests(pending)
+    tls_request, signing_request, witness_key = _requests(pending)
     budget = {"epsilon": lifetime[0], "delta": lifetime[1]}
     write_atomic(pending / _BUDGET, canonical.encode(budget), mode=0o600)
-    code = enrolment.confirmation_code(*requests)
-    reply = exchange.enrol(
-        token, tls_request=requests[0], signing_request=requests[1], witness_key=requests[2]
+    return Request(
+        home=home,
+        token=token,
+        lifetime=lifetime,
+        tls_request=tls_request,
+        signing_request=signing_request,
+        witness_key=witness_key,
     )
-    if not reply.confirmed:
-        raise WaitingError(
-            f"waiting for confirmation; the code of this site is {code}",
-            hint="read it out to the coordinator by telephone, then run the same command again",
-        )
-    return _settle(home, pending, token, reply, lifetime)
 
 
 def _lifetime(home: Home, epsilon: float | None, delta: float | None) -> tuple[str, str]:
@@ -146,19 +190,21 @@ def _kept_request(path: Path, key: keys.PrivateKey) -> bytes:
     return read_limited(path, limit=certificates.MAX_REQUEST_BYTES, what="certificate request")
 
 
-def _settle(
-    home: Home,
-    pending: Path,
-    token: Token,
-    reply: EnrolReply,
-    lifetime: tuple[str, str],
-) -> Enrolled:
+def settle(request: Request, reply: EnrolReply, *, issued: datetime) -> Enrolled:
+    """Keep the certificates of a confirmed request; the home is enrolled then.
+
+    `issued` is when the coordinator said so: the TLS certificate, which lives for days, must hold
+    then, and may be over where the answer came by post.
+
+    Raises:
+        IdentityError: the certificates are another site's, or for other keys.
+    """
+    home, token, pending = request.home, request.token, request.pending
     root = certificates.from_der(token.pins.root_der)
-    now = clock.utc_now()
     tls_chain = certificates.from_pem(reply.tls_chain)
-    proven = verification.verify_tls_client(tls_chain, root=root, now=now)
+    proven = verification.verify_tls_client(tls_chain, root=root, now=issued)
     signing = certificates.from_pem(reply.signing_chain)
-    signer = verification.verify_signing(signing, root=root, now=now)
+    signer = verification.verify_signing(signing, root=root, now=clock.utc_now())
     if (proven.name, proven.federation) != (token.site, token.pins.federation) or signer != proven:
         raise IdentityError("the coordinator issued certificates for another site")
     _check_keys(pending, tls_chain[0].public_key(), signing[0].public_key())
@@ -167,8 +213,8 @@ def _settle(
         federation=token.pins.federation,
         exchange_address=token.exchange_address,
         enrol_address=token.enrol_address,
-        lifetime_epsilon=lifetime[0],
-        lifetime_delta=lifetime[1],
+        lifetime_epsilon=request.lifetime[0],
+        lifetime_delta=request.lifetime[1],
     )
     write_atomic(home.path / "pins.json", canonical.encode(token.pins.to_table()), mode=0o600)
     config.save(home.path / CONFIG, settings)

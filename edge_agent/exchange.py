@@ -133,7 +133,7 @@ class Exchange:
         with _errors(self._address):
             return messages.status(self._stub.Withdraw(request, timeout=CALL_TIMEOUT_S))
 
-    def download(self, release: str, *, offset: int) -> Iterator[bytes]:
+    def download(self, release: str, offset: int) -> Iterator[bytes]:
         """Yield a release's model from `offset` on."""
         request = pb.DownloadRequest(release=release, offset=offset)
         with _errors(self._address):

@@ -2,13 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from edge_agent.errors import NotEnrolledError
 from federation.study import Study
 from kit import canonical, config
 from kit.errors import KitError
-from kit.files import os_errors, private_folder, read_limited, write_secret
+from kit.files import os_errors, private_folder, read_limited, write_atomic, write_secret
 from pki import identity as identities
 from pki import keys
 from pki.enrolment import Pins
@@ -125,6 +126,17 @@ class Home:
     def outbox(self) -> Path:
         """The folder of sealed blueprints on their way."""
         return private_folder(self.path / "outbox")
+
+    def next_number(self, name: str, now: datetime) -> int:
+        """Return a number above every earlier one of its name, about the seconds of `now`.
+
+        Time keeps it growing even if its file is lost.
+        """
+        path = self.path / "state" / name
+        last = int(self.read(path, name)) if path.is_file() else 0
+        number = max(last + 1, int(now.timestamp()))
+        write_atomic(path, str(number).encode())
+        return number
 
     @property
     def receipts(self) -> Path:

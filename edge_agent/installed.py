@@ -1,6 +1,6 @@
 """Installed releases: fetched whole, verified at install and again at every load."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,9 @@ from kit.files import os_errors, read_limited, sha256_file, write_atomic
 
 MODEL, ENVELOPE, CHAIN = "model.onnx", "release.dsse.json", "chain.pem"
 CURRENT = "current"
+
+# Yields the bytes of a model, named by its digest, from an offset on.
+Source = Callable[[str, int], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +66,29 @@ def fetch(home: Home, study_name: str, *, got: Callable[[int, int], None]) -> Fe
     """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
-        study = home.study(study_name)
-        gone = _remove_withdrawn(home, world)
-        offers = [r for r in world.releases if r.release.study_digest == study.digest]
-        current = [r for r in offers if not r.withdrawn]
-        if not current:
-            words = "every release of study" if offers else "no release yet in study"
-            raise KitError(
-                f"{words} `{study.id}`{' is withdrawn' if offers else ''}",
-                hint="the coordinator has to build one",
-            )
-        offer = max(current, key=lambda r: Receipt.from_text(r.published.receipt).index)
-        downloaded = _download(home, exchange, offer, got)
+        return install(home, study_name, world, exchange.download, got=got)
+
+
+def install(
+    home: Home, study_name: str, world: World, source: Source, *, got: Callable[[int, int], None]
+) -> Fetched:
+    """Install the newest release of a study in a verified world, with bytes from `source`.
+
+    Raises:
+        KitError: there is none, its bytes are not what was signed, or the disk is full.
+    """
+    study = home.study(study_name)
+    gone = _remove_withdrawn(home, world)
+    offers = [r for r in world.releases if r.release.study_digest == study.digest]
+    current = [r for r in offers if not r.withdrawn]
+    if not current:
+        words = "every release of study" if offers else "no release yet in study"
+        raise KitError(
+            f"{words} `{study.id}`{' is withdrawn' if offers else ''}",
+            hint="the coordinator has to build one",
+        )
+    offer = max(current, key=lambda r: Receipt.from_text(r.published.receipt).index)
+    downloaded = _download(home, source, offer, got)
     _install(home, study, offer, world.signing_chain)
     return Fetched(
         release=offer.release.digest,
@@ -92,7 +106,7 @@ def _folder(home: Home, digest: str) -> Path:
 
 
 def _download(
-    home: Home, exchange: Exchange, offer: OfferedRelease, got: Callable[[int, int], None]
+    home: Home, source: Source, offer: OfferedRelease, got: Callable[[int, int], None]
 ) -> int:
     model, folder = offer.release.model, _folder(home, offer.release.digest)
     final, part = folder / MODEL, folder / (MODEL + ".part")
@@ -106,7 +120,7 @@ def _download(
         start = 0
     done = start
     with os_errors(part), part.open("ab") as stream:
-        for data in exchange.download(model.sha256, offset=start):
+        for data in source(model.sha256, start):
             done += len(data)
             if done > model.length:
                 break

@@ -23,7 +23,7 @@ from edge_agent.home import Home
 from edge_agent.messages import Announcement
 from edge_agent.runs import GATE
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
-from edge_agent.trust import StatusNews, World, check_status, open_recipient_key
+from edge_agent.trust import StatusNews, check_status, open_recipient_key
 from federation.blueprint import limits
 from federation.blueprint.envelope import Claims, Sealed, seal
 from federation.blueprint.statement import (
@@ -124,42 +124,54 @@ def submit(home: Home, run: str, *, now: datetime, sent: Callable[[int, int], No
         KitError: the run is not finished, its gate failed, or the coordinator refuses.
         TrustError: the coordinator contradicts what it proved before.
     """
+    item = cleared(home, run)
+    with Exchange.open(home) as exchange:
+        contact.contact(home, exchange)
+        folder = sealed(home, run, item, now)
+        return _send(home, exchange, item.study, folder, sent)
+
+
+def cleared(home: Home, run: str) -> Outgoing:
+    """Return what would leave for a finished run, if it may leave at all.
+
+    Raises:
+        KitError: the run is not finished, or its gate failed.
+    """
     item = outgoing(home, run)
     if item.privacy.gaussian is not None and not item.gate.passed:
         raise KitError(
             f"the gate of run `{run}` did not pass; nothing leaves",
             hint=f"see `{home.run(run) / GATE}`; train another --run, with more images",
         )
-    with Exchange.open(home) as exchange:
-        world = contact.contact(home, exchange)
-        folder = _sealed(home, run, item, world, now)
-        return _send(home, exchange, item.study, folder, sent)
+    return item
 
 
-def _sealed(home: Home, run: str, item: Outgoing, world: World, now: datetime) -> Path:
-    valid = {
-        kem.key_id(offer.recipient_key.public)
-        for offer in world.studies
-        if offer.study.digest == item.study.digest
-    }
+def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
+    """Return the folder of a run's sealed blueprint, sealed now unless one in the outbox holds.
+
+    It is sealed to the key of the newest contact; which carriage takes it is not settled here.
+
+    Raises:
+        KitError: this site has no key to seal to in the study.
+    """
+    recipient = home.read(home.study_file(item.study.id, "recipient"), "recipient key")
+    key = open_recipient_key(recipient, home.pins, item.study, home.config.site)
+    kid = kem.key_id(key.public)
     signing = signing_chain(home)
     for folder in home.outbox.iterdir():
         if (folder / RUN).is_file() and (folder / RUN).read_text() == run:
             statement = _statement(folder)
             is_alive = clock.parse_rfc3339(statement.expires) > now
             is_own = statement.context.sender_cert == certificates.fingerprint(signing[0])
-            if is_alive and is_own and statement.context.kid in valid:
+            if is_alive and is_own and statement.context.kid == kid:
                 return folder
             _remove(folder)
-    recipient = home.read(home.study_file(item.study.id, "recipient"), "recipient key")
-    site = home.config.site
-    key = open_recipient_key(recipient, home.pins, item.study, site)
-    sealed = _seal(home, item, key, now)
-    folder = home.outbox / sealed.statement.digest
+    made = _seal(home, item, key, now)
+    folder = home.outbox / made.statement.digest
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(folder / CIPHERTEXT, sealed.ciphertext, mode=0o600)
-    write_atomic(folder / WRAPPED, sealed.wrapped_key, mode=0o600)
-    write_atomic(folder / ENVELOPE, sealed.envelope, mode=0o600)
+    write_atomic(folder / CIPHERTEXT, made.ciphertext, mode=0o600)
+    write_atomic(folder / WRAPPED, made.wrapped_key, mode=0o600)
+    write_atomic(folder / ENVELOPE, made.envelope, mode=0o600)
     write_atomic(folder / RUN, run.encode(), mode=0o600)
     return folder
 
@@ -176,7 +188,7 @@ def _seal(home: Home, item: Outgoing, recipient: RecipientKey, now: datetime) ->
         study_digest=item.study.digest,
         round=item.study.round,
         base=None,
-        seq=_next_sequence(home, now),
+        seq=home.next_number("sequence", now),
         id=f"b-{secrets.token_hex(16)}",
     )
     claims = Claims(outputs=item.outputs, privacy=item.privacy, gate=item.gate, issued=now)
@@ -188,15 +200,6 @@ def _seal(home: Home, item: Outgoing, recipient: RecipientKey, now: datetime) ->
         recipient=recipient.public,
         key=keys.load_signing(home.key("signing.key")),
     )
-
-
-def _next_sequence(home: Home, now: datetime) -> int:
-    """Return a number above every earlier one; time keeps it growing if the file is lost."""
-    path = home.path / "state" / "sequence"
-    last = int(home.read(path, "sequence")) if path.is_file() else 0
-    number = max(last + 1, int(now.timestamp()))
-    write_atomic(path, str(number).encode())
-    return number
 
 
 def _send(
@@ -211,7 +214,7 @@ def _send(
         folder / CIPHERTEXT, limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
     )
     try:
-        reply = exchange.begin(_announcement(home, study, folder))
+        reply = exchange.begin(announcement(home, study, folder))
     except UnreachableError:
         raise
     except KitError:
@@ -236,7 +239,8 @@ def _send(
     )
 
 
-def _announcement(home: Home, study: Study, folder: Path) -> Announcement:
+def announcement(home: Home, study: Study, folder: Path) -> Announcement:
+    """Return what goes before the payload of a sealed blueprint."""
     return Announcement(
         study_digest=study.digest,
         envelope=home.read(folder / ENVELOPE, "statement"),

@@ -1,6 +1,7 @@
 """Enrolment: a token file that pins the federation, a request that proves keys, a spoken code.
 
-The token carries a 256-bit secret once; the coordinator stores its hash only. The certificate
+The token carries a 256-bit secret once; the coordinator stores its hash only. Over TLS the site
+shows the secret; in a file it signs with a key made from it, and the secret stays. The certificate
 stays pending until the coordinator's operator types the code that the site reads out (A13): the
 code is a hash of the keys, so a thief's request shows another one.
 """
@@ -15,9 +16,13 @@ from typing import Self
 
 from kit import canonical, clock
 from kit.errors import FormatError
+from pki import keys
 
 VERSION = 1
 TOKEN_LIFETIME = timedelta(hours=24)
+# A stick in the post: the request has to arrive while the token lives. No longer than that, for a
+# copy that somebody finds is a way in until then, with a person on the telephone as the last door.
+MAX_TOKEN_LIFETIME = timedelta(days=30)
 SECRET_BYTES = 32
 MAX_TOKEN_BYTES = 16 * 1024
 _CODE_CHARACTERS = 8  # 40 bits: a thief has one try, in front of a person
@@ -121,9 +126,23 @@ def new_secret() -> bytes:
     return os.urandom(SECRET_BYTES)
 
 
+def token_key(secret: bytes) -> keys.SigningKey:
+    """Return the key that signs a request which travels without a channel; sensitive.
+
+    It proves the secret to whoever knows its hash, and shows it to nobody on the way.
+    """
+    seed = hashlib.sha256(b"enrolment token key v1" + secret).digest()
+    return keys.SigningKey.from_private_bytes(seed)
+
+
+def token_hash(public: bytes) -> str:
+    """Return what the coordinator stores of a token, from the public half of its key."""
+    return hashlib.sha256(b"enrolment token v2" + public).hexdigest()
+
+
 def secret_hash(secret: bytes) -> str:
-    """Return what the coordinator stores of a token's secret."""
-    return hashlib.sha256(b"enrolment token v1" + secret).hexdigest()
+    """Return what the coordinator stores of a token, from its secret."""
+    return token_hash(keys.public_bytes(token_key(secret)))
 
 
 def confirmation_code(*requests: bytes) -> str:

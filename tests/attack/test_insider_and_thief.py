@@ -10,6 +10,7 @@ from coordinator.errors import NotAllowedError, StateError
 from edge_agent import enrolment
 from kit.errors import KitError
 from pki import certificates, keys
+from pki.enrolment import secret_hash
 from tests.fakes import site
 
 
@@ -42,7 +43,7 @@ def test_a_state_that_no_reviewer_signed_for_is_not_built_from(released):
 
 def fresh_request(secret):
     return {
-        "secret": secret,
+        "token": secret_hash(secret),
         "tls_request": certificates.request(keys.new_tls_key()),
         "signing_request": certificates.request(keys.new_signing_key()),
         "witness_key": keys.public_bytes(keys.new_signing_key()),

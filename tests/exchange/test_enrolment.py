@@ -13,7 +13,7 @@ from edge_agent.home import Home
 from federation.auditlog.events import Kind
 from kit.errors import KitError
 from pki import certificates, identity, keys
-from pki.enrolment import Token, confirmation_code
+from pki.enrolment import Token, confirmation_code, secret_hash
 from tests.fakes import site
 
 
@@ -104,7 +104,7 @@ def test_names_in_a_request_are_ignored(federation):
         tls, signing = keys.new_tls_key(), keys.new_signing_key()
         boastful = boastful_request(tls, f"spiffe://{site.FEDERATION}/site/b")
         asked = {
-            "secret": token.secret,
+            "token": secret_hash(token.secret),
             "tls_request": boastful,
             "signing_request": certificates.request(signing),
             "witness_key": keys.public_bytes(keys.new_signing_key()),
@@ -133,7 +133,7 @@ def test_a_request_must_prove_its_keys(federation):
         token = registry.issue_token(coordinator, "a")
         good = certificates.request(keys.new_tls_key())
         asked = {
-            "secret": token.secret,
+            "token": secret_hash(token.secret),
             "tls_request": good,
             "signing_request": certificates.request(keys.new_signing_key()),
             "witness_key": keys.public_bytes(keys.new_signing_key()),

@@ -85,6 +85,16 @@ def test_secrets_are_fresh_and_only_a_hash_of_them_is_kept():
     assert one.hex() not in enrolment.secret_hash(one)
 
 
+def test_a_key_made_from_the_secret_proves_it_to_whoever_holds_the_hash():
+    secret, other = enrolment.new_secret(), enrolment.new_secret()
+    key = enrolment.token_key(secret)
+    public = keys.public_bytes(key)
+    assert enrolment.token_hash(public) == enrolment.secret_hash(secret)
+    assert enrolment.token_hash(public) != enrolment.secret_hash(other)
+    keys.verify(keys.verifying_key(public), key.sign(b"request"), b"request", what="it")
+    assert secret.hex() not in public.hex() + enrolment.token_hash(public)
+
+
 def test_the_spoken_code_is_the_same_for_the_same_keys_and_another_for_others():
     def requests():
         made = keys.new_tls_key(), keys.new_signing_key()

@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Coordinate a federation of hospitals: study, review, build, release, revoke.",
 )
-study_app = typer.Typer(no_args_is_help=True, help="Create, list and show studies.")
+study_app = typer.Typer(no_args_is_help=True, help="Create, list, show and close studies.")
 sites_app = typer.Typer(no_args_is_help=True, help="List, confirm and revoke sites.")
 audit_app = typer.Typer(no_args_is_help=True, help="Check and show the audit log.")
 app.add_typer(study_app, name="study")
@@ -225,6 +225,18 @@ def study_list(home: Home, as_json: Json = False) -> None:
     result = [{"id": s.id, "open": is_open, "digest": s.digest} for s, is_open in found]
     text = door.columns(rows, ("study", "state", "classes", "digest"))
     door.emit(result, as_json=as_json, text=text)
+
+
+@study_app.command("close")
+def study_close(
+    home: Home, study: Annotated[str, typer.Argument(help="The study's id.")], as_json: Json = False
+) -> None:
+    """Close a study: no site submits to it any more, and the keys that sites sealed to are gone."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(registry.close_study(coordinator, study), as_json=as_json)
 
 
 @study_app.command("show")

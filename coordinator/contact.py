@@ -14,7 +14,7 @@ from pki import certificates
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOffer:
-    """A study with the key that this site seals to."""
+    """A study with the key that this site seals to; empty once the study is closed."""
 
     manifest: bytes
     recipient_key: bytes
@@ -76,11 +76,14 @@ def news(coordinator: Coordinator, site: str, known_size: int) -> News:
 
 def _studies(tx: "state.Transaction", site: str) -> list[StudyOffer]:
     key, study = state.recipient_keys, state.studies
-    query = sa.select(study.c.envelope, study.c.open, key.c.envelope.label("recipient")).where(
-        key.c.study_digest == study.c.digest, key.c.site == site
+    own = (key.c.study_digest == study.c.digest) & (key.c.site == site)
+    query = (
+        sa.select(study.c.envelope, study.c.open, key.c.envelope.label("recipient"))
+        .select_from(study.outerjoin(key, own))
+        .where(key.c.kid.is_not(None) | ~study.c.open)
     )
     return [
-        StudyOffer(manifest=row.envelope, recipient_key=row.recipient, open=row.open)
+        StudyOffer(manifest=row.envelope, recipient_key=row.recipient or b"", open=row.open)
         for row in tx.all(query.order_by(study.c.id))
     ]
 

@@ -46,6 +46,11 @@ class KeyStore:
         """Say whether a secret is here."""
         return self._path(kind, digest).is_file()
 
+    def digests(self, kind: str) -> set[str]:
+        """Return the digests of every secret of a kind."""
+        names = (path.stem for path in self._folder.glob(f"{kind}-*.key"))
+        return {name.removeprefix(f"{kind}-") for name in names}
+
     def destroy(self, kind: str, digest: str) -> None:
         """Overwrite and remove a secret; nothing happens if it is gone already.
 

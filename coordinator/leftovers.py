@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from coordinator import state
+from coordinator import recipients, state
 from coordinator.context import Coordinator
 from coordinator.state import Transaction
 from kit.files import os_errors
@@ -34,7 +34,7 @@ def sweep(coordinator: Coordinator) -> int:
         blueprints = _blueprints(tx)
         gone = {
             *_strangers(home.keystore, "*blueprint-*", blueprints),
-            *_strangers(home.keystore, "*recipient-*", _recipients(tx)),
+            *_strangers(home.keystore, "*recipient-*", recipients.needed(tx)),
             *_strangers(models, "*", _releases(tx)),
             *_strangers(models, ".*", set()),
         }
@@ -48,13 +48,6 @@ def sweep(coordinator: Coordinator) -> int:
 def _blueprints(tx: Transaction) -> set[str]:
     table = state.blueprints
     return {r.digest for r in tx.all(sa.select(table.c.digest).where(table.c.destroyed.is_(None)))}
-
-
-def _recipients(tx: Transaction) -> set[str]:
-    """Return the keys that are sealed to, and those of a revocation within its grace period."""
-    table = state.blueprints
-    kept = tx.all(sa.select(table.c.kid).where(table.c.destroyed.is_(None)))
-    return {r.kid for r in [*kept, *tx.all(sa.select(state.recipient_keys.c.kid))]}
 
 
 def _releases(tx: Transaction) -> set[str]:

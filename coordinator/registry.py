@@ -10,15 +10,15 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import payloads, state
+from coordinator import recipients, staging, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.state import Transaction
 from federation import dsse
 from federation.auditlog.events import Kind
-from federation.study import PAYLOAD_TYPE, RECIPIENT_KEY_TYPE, RecipientKey, Study
+from federation.study import PAYLOAD_TYPE, Study
 from kit import canonical, clock
-from pki import certificates, enrolment, identity, kem, keys, verification
+from pki import certificates, enrolment, identity, keys, verification
 
 INVITED, REQUESTED, ACTIVE, REVOKED = "invited", "requested", "active", "revoked"
 
@@ -43,6 +43,16 @@ class EnrolmentReply:
     tls_chain: bytes
     signing_chain: bytes
     pseudonym: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """What closing a study did."""
+
+    study: str
+    digest: str
+    recipient_keys_destroyed: int
+    wait_for_intake: tuple[str, ...]
 
 
 def issue_token(
@@ -245,7 +255,7 @@ def confirm(coordinator: Coordinator, site: str, code: str) -> Site:
         fingerprint = certificates.fingerprint(signing)
         tx.record(Kind.SITE_CONFIRMED, fingerprint, site=row.pseudonym)
         for study in tx.all(sa.select(state.studies).where(state.studies.c.open)):
-            _add_recipient_key(coordinator, tx, Study.from_bytes(study.manifest), site)
+            recipients.add(coordinator, tx, Study.from_bytes(study.manifest), site)
         return _site(_site_row(tx, site))
 
 
@@ -282,21 +292,19 @@ def revoke_site(coordinator: Coordinator, site: str) -> Site:
     Raises:
         NotFoundError: no such site.
     """
-    keys_of_site = state.recipient_keys.c.site == site
     with coordinator.write() as tx:
         row = _site_row(tx, site)
         if row.state != REVOKED:
             _revoke_row(tx, row)
-        gone = tx.all(sa.select(state.recipient_keys.c.kid).where(keys_of_site))
-        tx.execute(sa.delete(state.recipient_keys).where(keys_of_site))
         revoked = _site(_site_row(tx, site))
-    for key in gone:
-        payloads.keystore(coordinator).destroy(payloads.RECIPIENT, key.kid)
+    staging.drop_dead(coordinator)
+    recipients.destroy_idle(coordinator)
     return revoked
 
 
 def _revoke_row(tx: Transaction, row: sa.Row[Any]) -> None:
     tx.execute(sa.update(state.sites).where(state.sites.c.id == row.id).values(state=REVOKED))
+    recipients.retire_site(tx, row.id)
     subject = row.signing_fingerprint or row.token_hash
     tx.record(Kind.SITE_REVOKED, subject, site=row.pseudonym)
 
@@ -385,7 +393,7 @@ def create_study(coordinator: Coordinator, study: Study) -> str:
         )
         tx.record(Kind.STUDY_CREATED, study.digest, round=study.round)
         for row in tx.all(sa.select(state.sites).where(state.sites.c.state == ACTIVE)):
-            _add_recipient_key(coordinator, tx, study, row.id)
+            recipients.add(coordinator, tx, study, row.id)
     return study.digest
 
 
@@ -403,44 +411,37 @@ def _tensor_tables(study: Study) -> dict[str, object]:
     return tables
 
 
-def rotate_recipient_key(
-    coordinator: Coordinator, tx: Transaction, study_digest: str, site: str
-) -> None:
-    """Give a site a fresh recipient key in a study; nothing is sealed to the old one any more.
+def close_study(coordinator: Coordinator, name: str) -> Closed:
+    """Close a study: no site submits to it any more, and its recipient keys end (A2).
 
-    The old seed stays until the revocation's grace period is over (A2).
+    What was received before is still taken in, reviewed and built from.
+
+    Raises:
+        NotFoundError: no such study.
+        StateError: it is closed already.
     """
-    study = find_study(tx, study_digest)
-    tx.execute(
-        sa.delete(state.recipient_keys).where(
-            state.recipient_keys.c.study_digest == study_digest,
-            state.recipient_keys.c.site == site,
+    with coordinator.write() as tx:
+        row = find_study(tx, name)
+        if not row.open:
+            raise StateError(f"study `{row.id}` is closed already")
+        tx.execute(
+            sa.update(state.studies).where(state.studies.c.digest == row.digest).values(open=False)
         )
-    )
-    if study.open:
-        _add_recipient_key(coordinator, tx, Study.from_bytes(study.manifest), site)
-
-
-def _add_recipient_key(coordinator: Coordinator, tx: Transaction, study: Study, site: str) -> None:
-    present = tx.one(
-        sa.select(state.recipient_keys.c.kid).where(
-            state.recipient_keys.c.study_digest == study.digest,
-            state.recipient_keys.c.site == site,
+        recipients.retire_study(tx, row.digest)
+        tx.record(Kind.STUDY_CLOSED, row.digest)
+        table = state.blueprints
+        waiting = tx.all(
+            sa.select(table.c.digest).where(
+                table.c.study_digest == row.digest, table.c.state == "received"
+            )
         )
-    )
-    if present is not None:
-        return
-    public = payloads.new_recipient(coordinator)
-    document = RecipientKey(study_digest=study.digest, round=study.round, site=site, public=public)
-    key = coordinator.study_key
-    keyid = canonical.digest(keys.public_bytes(key))
-    tx.execute(
-        sa.insert(state.recipient_keys).values(
-            kid=kem.key_id(public),
-            study_digest=study.digest,
-            site=site,
-            envelope=dsse.sign(document.to_bytes(), RECIPIENT_KEY_TYPE, key, keyid=keyid),
-        )
+    staging.drop_dead(coordinator)
+    destroyed = recipients.destroy_idle(coordinator)
+    return Closed(
+        study=row.id,
+        digest=row.digest,
+        recipient_keys_destroyed=destroyed,
+        wait_for_intake=tuple(entry.digest for entry in waiting),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import payloads, registry, state
+from coordinator import payloads, recipients, registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.state import Transaction
@@ -126,10 +126,11 @@ def decide(
         study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
         records = record_decision(tx, row, study, decision, reviewer_key, reason)
         if approval.has_quorum(records, study, decision):
-            _conclude(tx, row, decision)
+            _conclude(coordinator, tx, row, decision)
         result = _review(tx, find(tx, row.digest))
     if result.state == BlueprintState.REJECTED:
         payloads.destroy(coordinator, row.digest)
+        recipients.destroy_idle(coordinator)
     return result
 
 
@@ -202,7 +203,9 @@ def require_quorum(tx: Transaction, blueprint: str, study: Study) -> None:
         )
 
 
-def _conclude(tx: Transaction, row: sa.Row[Any], decision: Decision) -> None:
+def _conclude(
+    coordinator: Coordinator, tx: Transaction, row: sa.Row[Any], decision: Decision
+) -> None:
     approved = decision is Decision.APPROVE
     new_state = BlueprintState.APPROVED if approved else BlueprintState.REJECTED
     kind = Kind.BLUEPRINT_APPROVED if approved else Kind.BLUEPRINT_REJECTED
@@ -212,6 +215,8 @@ def _conclude(tx: Transaction, row: sa.Row[Any], decision: Decision) -> None:
         .values(state=new_state, reason="" if approved else "rejected by review")
     )
     tx.record(kind, row.digest, study=row.study_digest)
+    if not approved:
+        recipients.rotate(coordinator, tx, row.study_digest, row.site)  # a kept copy stays shut
 
 
 def find(tx: Transaction, prefix: str) -> sa.Row[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import leftovers, payloads, registry, reviews, state
+from coordinator import leftovers, payloads, recipients, registry, reviews, staging, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.state import Transaction
@@ -26,6 +26,11 @@ from federation.study import Study
 from kit import canonical, clock
 from pki import certificates, identity, keys
 
+NOT_REACHED = (
+    "copies at the site: its run folder, and its outbox until its next contact",
+    "released models at sites until their next contact, and predictions already made",
+    "copies outside the kit: backups of the key store, sticks, disk images, what people saw",
+)
 REVOCABLE = (BlueprintState.RECEIVED, BlueprintState.PENDING, BlueprintState.APPROVED)
 
 
@@ -37,6 +42,7 @@ class Revocation:
     done: bool
     withdrawn_releases: tuple[str, ...]
     destroy_after: str | None
+    not_reached: tuple[str, ...] = NOT_REACHED
 
 
 def preview(coordinator: Coordinator, prefix: str) -> Revocation:
@@ -116,7 +122,7 @@ def destroy_due(coordinator: Coordinator) -> int:
     """Shred every revoked blueprint whose grace period is over; returns how many.
 
     Refused and rejected ones are due at once: what a crash left between the decision and the
-    shredding is shredded here.
+    shredding is shredded here. So are uploads that nobody can finish, and idle recipient keys.
     """
     table = state.blueprints
     is_over = (table.c.state == BlueprintState.REVOKED) & (
@@ -127,8 +133,6 @@ def destroy_due(coordinator: Coordinator) -> int:
         due = tx.all(sa.select(table).where(table.c.destroyed.is_(None), is_over | is_unwanted))
     for row in due:
         payloads.destroy(coordinator, row.digest)
-        if row.state == BlueprintState.REVOKED:
-            payloads.keystore(coordinator).destroy(payloads.RECIPIENT, row.kid)
         # Before the row says so: what a crash interrupts here is found due again.
         for release in _withdrawn_releases(coordinator, row.digest):
             coordinator.home.release(release).unlink(missing_ok=True)
@@ -140,6 +144,8 @@ def destroy_due(coordinator: Coordinator) -> int:
             )
             if changed.rowcount:
                 tx.record(Kind.KEY_DESTROYED, row.digest)
+    staging.drop_dead(coordinator)
+    recipients.destroy_idle(coordinator)
     if due:
         leftovers.sweep(coordinator)
     return len(due)
@@ -179,7 +185,7 @@ def _take_out(
         )
         tx.record(Kind.RELEASE_WITHDRAWN, release, blueprint=row.digest)
     tx.put("revocations", str(int(tx.get("revocations") or 0) + 1))
-    registry.rotate_recipient_key(coordinator, tx, row.study_digest, row.site)
+    recipients.rotate(coordinator, tx, row.study_digest, row.site)
     return after
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 
-from edge_agent import trust
+from edge_agent import outbox, trust
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
@@ -79,7 +79,11 @@ def _check_none_vanished(home: Home, world: World) -> None:
 def _keep(home: Home, world: World) -> None:
     for offer in world.studies:
         write_atomic(home.study_file(offer.study.id, "manifest"), offer.manifest)
-        write_atomic(home.study_file(offer.study.id, "recipient"), offer.recipient)
+        recipient = home.study_file(offer.study.id, "recipient")
+        if offer.recipient_key is not None:
+            write_atomic(recipient, offer.recipient)
+        else:
+            recipient.unlink(missing_ok=True)
     for entry in world.entries:
         keep_entry(home, entry)
     _purge_outbox(home, world)
@@ -115,12 +119,9 @@ def receipts(home: Home) -> list[tuple[Path, Entry]]:
 
 def _purge_outbox(home: Home, world: World) -> None:
     """Delete sealed copies that no longer have a purpose (A2)."""
+    closed = {o.study.digest for o in world.studies if o.recipient_key is None}
     ended = {s.digest for s in world.blueprints if s.state in ("revoked", "rejected", "refused")}
-    for folder in home.outbox.iterdir():
-        if folder.name in ended:
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
+    outbox.purge(home, ended=ended, closed=closed)
 
 
 def _renew(home: Home, exchange: Exchange, now: datetime) -> None:

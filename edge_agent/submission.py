@@ -16,25 +16,24 @@ from typing import Any
 
 from cryptography import x509
 
-from edge_agent import contact, runs
+from edge_agent import contact, outbox, runs
 from edge_agent.errors import TrustError, UnreachableError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.messages import Announcement
+from edge_agent.outbox import CIPHERTEXT, ENVELOPE, RUN, WRAPPED
 from edge_agent.runs import GATE
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
 from edge_agent.trust import StatusNews, check_status, open_recipient_key
 from federation.blueprint import limits
 from federation.blueprint.envelope import Claims, Sealed, seal
 from federation.blueprint.statement import (
-    PAYLOAD_TYPE,
     SUITE,
     VERSION,
     Context,
     Gate,
     GaussianMechanism,
     PrivacyClaim,
-    Statement,
 )
 from federation.release.statement import WITHDRAWAL_TYPE, Withdrawal, sign
 from federation.study import RecipientKey, Study
@@ -43,7 +42,6 @@ from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import certificates, kem, keys
 
-ENVELOPE, WRAPPED, CIPHERTEXT, RUN = "statement.dsse.json", "wrapped-key", "payload.c2sp", "run"
 _MAX_PEM_BYTES = 64 << 10
 
 
@@ -152,20 +150,26 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     It is sealed to the key of the newest contact; which carriage takes it is not settled here.
 
     Raises:
-        KitError: this site has no key to seal to in the study.
+        KitError: the study is closed, so this site has no key to seal to.
     """
-    recipient = home.read(home.study_file(item.study.id, "recipient"), "recipient key")
+    path = home.study_file(item.study.id, "recipient")
+    if not path.is_file():
+        raise KitError(
+            f"study `{item.study.id}` is closed: it takes no more blueprints",
+            hint="`edge-agent status` shows what this site has in it",
+        )
+    recipient = home.read(path, "recipient key")
     key = open_recipient_key(recipient, home.pins, item.study, home.config.site)
     kid = kem.key_id(key.public)
     signing = signing_chain(home)
     for folder in home.outbox.iterdir():
         if (folder / RUN).is_file() and (folder / RUN).read_text() == run:
-            statement = _statement(folder)
+            statement = outbox.statement(folder)
             is_alive = clock.parse_rfc3339(statement.expires) > now
             is_own = statement.context.sender_cert == certificates.fingerprint(signing[0])
             if is_alive and is_own and statement.context.kid == kid:
                 return folder
-            _remove(folder)
+            outbox.remove(folder)
     made = _seal(home, item, key, now)
     folder = home.outbox / made.statement.digest
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -209,7 +213,7 @@ def _send(
     folder: Path,
     sent: Callable[[int, int], None],
 ) -> Submitted:
-    statement = _statement(folder)
+    statement = outbox.statement(folder)
     ciphertext = read_limited(
         folder / CIPHERTEXT, limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
     )
@@ -218,7 +222,7 @@ def _send(
     except UnreachableError:
         raise
     except KitError:
-        _remove(folder)  # the coordinator keeps nothing of it; the next try is sealed anew
+        outbox.remove(folder)  # the coordinator keeps nothing of it; the next try is sealed anew
         raise
     start = reply.durable
     total = len(ciphertext)
@@ -295,16 +299,3 @@ def signing_chain(home: Home) -> tuple[x509.Certificate, ...]:
     return certificates.from_pem(
         read_limited(home.signing_chain, limit=_MAX_PEM_BYTES, what="certificate")
     )
-
-
-def _statement(folder: Path) -> Statement:
-    from federation import dsse
-
-    data = read_limited(folder / ENVELOPE, limit=limits.MAX_ENVELOPE_BYTES, what="statement")
-    return Statement.from_bytes(dsse.parse(data, PAYLOAD_TYPE).payload)
-
-
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()

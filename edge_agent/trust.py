@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyNews:
-    """A signed study with the signed key that this site seals to."""
+    """A signed study with the signed key that this site seals to; no key once it is closed."""
 
     manifest: bytes
     recipient_key: bytes
@@ -133,10 +133,13 @@ class Trust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedStudy:
-    """A verified study and the verified key to seal to, with the signed documents as they came."""
+    """A verified study and the verified key to seal to, with the signed documents as they came.
+
+    A closed study has no key.
+    """
 
     study: Study
-    recipient_key: RecipientKey
+    recipient_key: RecipientKey | None
     open: bool
     manifest: bytes
     recipient: bytes
@@ -286,7 +289,10 @@ def open_recipient_key(envelope: bytes, pins: Pins, expected: Study, site: str) 
 
 def _check_study(offer: StudyNews, pins: Pins, site: str) -> OfferedStudy:
     found = open_study(offer.manifest, pins)
-    key = open_recipient_key(offer.recipient_key, pins, found, site)
+    if offer.open or offer.recipient_key:
+        key = open_recipient_key(offer.recipient_key, pins, found, site)
+    else:
+        key = None
     return OfferedStudy(
         study=found,
         recipient_key=key,

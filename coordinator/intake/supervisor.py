@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import payloads, registry, state
+from coordinator import payloads, recipients, registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError
 from coordinator.intake import limited
@@ -123,4 +123,6 @@ def _settle(
         )
         if changed.rowcount:
             tx.record(kind, row.digest, study=row.study_digest)
+            if new_state is BlueprintState.REFUSED:  # a copy that somebody kept stays shut
+                recipients.rotate(coordinator, tx, row.study_digest, row.site)
     return bool(changed.rowcount)

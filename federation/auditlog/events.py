@@ -22,6 +22,7 @@ class Kind(StrEnum):
 
     FEDERATION_CREATED = "federation.created"
     STUDY_CREATED = "study.created"
+    STUDY_CLOSED = "study.closed"
     TOKEN_ISSUED = "token.issued"  # noqa: S105
     SITE_REQUESTED = "site.requested"
     SITE_CONFIRMED = "site.confirmed"

@@ -138,11 +138,12 @@ def test_revocation_withdraws_the_release_and_shreds_key_payload_and_shards(rele
             releases.model_path(coordinator, release.digest)
         assert weights_of(coordinator, released.digest("a"))  # the others are untouched
         kinds = [event.kind for event in logbook.events(coordinator)]
-    assert kinds[-4:] == [
+    assert kinds[-5:] == [
         Kind.APPROVAL_RECORDED,
         Kind.BLUEPRINT_REVOKED,
         Kind.RELEASE_WITHDRAWN,
-        Kind.KEY_DESTROYED,
+        Kind.KEY_DESTROYED,  # the blueprint's own
+        Kind.KEY_DESTROYED,  # the recipient key it had come under
     ]
     rebuilt = site.build(released)
     assert rebuilt.labels == ("round", "long", "dark", "pale")

@@ -304,8 +304,10 @@ def test_a_site_revoked_in_mid_upload_does_not_finish(enrolled):
         submissions.append(coordinator, "a", digest, 0, data[:1000])
         assert submissions.commit(coordinator, "a", digest).durable == 1000
         registry.revoke_site(coordinator, "a")
+        with pytest.raises(NotFoundError, match="no such blueprint here"):
+            submissions.append(coordinator, "a", digest, 1000, data[1000:2000])
         with pytest.raises(NotAllowedError, match="was revoked"):
-            whole(coordinator, blueprint)
+            begin(coordinator, home, blueprint)
         assert Kind.BLUEPRINT_RECEIVED not in kinds(coordinator, digest)
 
 

@@ -1,0 +1,100 @@
+"""Recipient keys: what one site seals to in one round of one study, and when they end (A2).
+
+A seed is here while its public key is offered to the site, or while a blueprint that was sealed to
+it still has to be taken in or may still be restored. Whatever ends that (a refusal, a rejection, a
+revocation, an upload that expired, the close of the study, a site shut out) only changes rows;
+`destroy_idle` then destroys every seed that no row needs any more, and a crash in between leaves it
+to the next call.
+"""
+
+import sqlalchemy as sa
+
+from coordinator import payloads, state
+from coordinator.context import Coordinator
+from coordinator.state import Transaction
+from federation import dsse
+from federation.auditlog.events import Kind
+from federation.study import RECIPIENT_KEY_TYPE, RecipientKey, Study
+from kit import canonical
+from pki import kem, keys
+
+# The states of `coordinator.submissions.BlueprintState` in which the seed may still be needed.
+_WAITING = ("receiving", "received")
+_REVOKED = "revoked"
+
+
+def add(coordinator: Coordinator, tx: Transaction, study: Study, site: str) -> None:
+    """Give a site its key in a study, unless it has one."""
+    if _offered(tx, study.digest, site):
+        return
+    public = payloads.new_recipient(coordinator)
+    document = RecipientKey(study_digest=study.digest, round=study.round, site=site, public=public)
+    key = coordinator.study_key
+    keyid = canonical.digest(keys.public_bytes(key))
+    tx.execute(
+        sa.insert(state.recipient_keys).values(
+            kid=kem.key_id(public),
+            study_digest=study.digest,
+            site=site,
+            envelope=dsse.sign(document.to_bytes(), RECIPIENT_KEY_TYPE, key, keyid=keyid),
+        )
+    )
+
+
+def rotate(coordinator: Coordinator, tx: Transaction, study_digest: str, site: str) -> None:
+    """Replace a site's key in a study; nothing is sealed to the old one any more.
+
+    A site that holds none, because it was shut out or the study is closed, gets none.
+    """
+    if not _offered(tx, study_digest, site):
+        return
+    table = state.recipient_keys
+    tx.execute(sa.delete(table).where(table.c.study_digest == study_digest, table.c.site == site))
+    study = tx.one(sa.select(state.studies).where(state.studies.c.digest == study_digest))
+    if study is not None and study.open:
+        add(coordinator, tx, Study.from_bytes(study.manifest), site)
+
+
+def retire_site(tx: Transaction, site: str) -> None:
+    """Take every key of a site away."""
+    tx.execute(sa.delete(state.recipient_keys).where(state.recipient_keys.c.site == site))
+
+
+def retire_study(tx: Transaction, study_digest: str) -> None:
+    """Take every site's key in a study away."""
+    table = state.recipient_keys
+    tx.execute(sa.delete(table).where(table.c.study_digest == study_digest))
+
+
+def needed(tx: Transaction) -> set[str]:
+    """Return the ids of the keys whose seeds may not be destroyed yet.
+
+    What a site that was shut out had sent and nobody has taken in is not waited for.
+    """
+    blueprint, site = state.blueprints, state.sites
+    waits = blueprint.c.state.in_(_WAITING)
+    in_grace = (blueprint.c.state == _REVOKED) & blueprint.c.destroyed.is_(None)
+    active = sa.select(site.c.id).where(site.c.state == "active")
+    rows = tx.all(sa.select(blueprint.c.kid).where(waits | in_grace, blueprint.c.site.in_(active)))
+    return {row.kid for row in [*rows, *tx.all(sa.select(state.recipient_keys.c.kid))]}
+
+
+def destroy_idle(coordinator: Coordinator) -> int:
+    """Destroy every seed that nothing needs any more, each with its log entry; returns how many."""
+    store = payloads.keystore(coordinator)
+    with coordinator.state.read() as tx:
+        if not store.digests(payloads.RECIPIENT) - needed(tx):
+            return 0
+    # Seeds are made under the write lock as well: one that is seen here has its row.
+    with coordinator.write() as tx:
+        idle = store.digests(payloads.RECIPIENT) - needed(tx)
+        for kid in sorted(idle):
+            store.destroy(payloads.RECIPIENT, kid)
+            tx.record(Kind.KEY_DESTROYED, kid, what="recipient-key")
+    return len(idle)
+
+
+def _offered(tx: Transaction, study_digest: str, site: str) -> bool:
+    table = state.recipient_keys
+    where = (table.c.study_digest == study_digest) & (table.c.site == site)
+    return tx.one(sa.select(table.c.kid).where(where)) is not None

@@ -10,6 +10,8 @@ Invariants:
 - Rows are only ever appended, under one writer's lock, and every entry is chained to the one
   before: `H_i = SHA-256(H_{i-1} || body_i)`, `H_0 = SHA-256("ledger" || random id)`.
 - A run without privacy spends without bound: its units take part in no private run afterwards.
+- An image is protected as itself or as one of its patient's, for its lifetime: a bound per image
+  says nothing of a patient with several, so the two kinds of run are never mixed over one image.
 
 The chain shows that this file was changed or rolled back; a person who rewrites the whole file is
 caught by the statements that earlier heads went into.
@@ -40,6 +42,7 @@ from edge_agent.ledger_entries import (
     run_entry,
 )
 from federation.accounting import DpEvent
+from federation.study import Unit
 from kit import canonical
 from kit.errors import FormatError, KitError
 from kit.files import os_errors
@@ -132,7 +135,13 @@ class Ledger:
         self._db.close()
 
     def reserve(
-        self, run_id: str, units: Collection[str], event: DpEvent, now: datetime
+        self,
+        run_id: str,
+        units: Collection[str],
+        event: DpEvent,
+        now: datetime,
+        *,
+        unit_kind: Unit,
     ) -> Reservation:
         """Set aside the whole of `event` for every unit; the same call again resumes the run.
 
@@ -141,18 +150,19 @@ class Ledger:
             units: the raw keys to charge (`Cohort.account_keys`).
             event: all steps the run may take.
             now: the time, for the record.
+            unit_kind: what the event protects.
 
         Raises:
-            KitError: the worst unit would pass the budget, a unit was used without privacy, or
-                `run_id` is known with other units or another event.
+            KitError: the worst unit would pass the budget, a unit was used without privacy or
+                under another kind of unit, or `run_id` is known with other units or another event.
         """
         names = self._pseudonyms(units)
         with self._writing():
             if canonical.name(run_id, what="run id") in self._runs:
                 self._require_same(run_id, names, event)
                 return Reservation(self, run_id)
-            self._require_budget(names, event)
-            self._append_run(run_id, names, event, now)
+            self._require_budget(names, event, unit_kind)
+            self._append_run(run_id, names, event, now, unit_kind)
         return Reservation(self, run_id)
 
     def mark_unbounded(self, run_id: str, units: Collection[str], now: datetime) -> None:
@@ -166,7 +176,7 @@ class Ledger:
             if canonical.name(run_id, what="run id") in self._runs:
                 self._require_same(run_id, names, None)
             else:
-                self._append_run(run_id, names, None, now)
+                self._append_run(run_id, names, None, now, None)
 
     def charge(self, run_id: str, steps: int) -> None:
         """Charge `steps` more steps to a reserved run, durably.
@@ -219,21 +229,23 @@ class Ledger:
             return max(map(self._epsilon, self._histories(self._pseudonyms(units))))
 
     def past_events(
-        self, units: Collection[str], *, besides: str | None = None
+        self, units: Collection[str], *, unit_kind: Unit, besides: str | None = None
     ) -> tuple[DpEvent, ...]:
         """Return what the worst of `units` has spent or reserved, to plan the next run's noise.
 
         Args:
             units: the raw keys of the run that is planned.
+            unit_kind: what it would protect.
             besides: leave this run out: one that was reserved and crashed before it wrote its
                 plan is planned again to the same figures.
 
         Raises:
-            KitError: one of the units was used without privacy.
+            KitError: one of the units was used without privacy or under another kind of unit.
         """
         with self._reading():
             histories = {h - {besides} for h in self._histories(self._pseudonyms(units))}
             self._require_bounded(histories)
+            self._require_one_kind(histories, unit_kind)
             return self._events(max(histories, key=self._epsilon))
 
     def status(self) -> LedgerStatus:
@@ -380,9 +392,14 @@ class Ledger:
         self._fold(*row)
 
     def _append_run(
-        self, run_id: str, names: list[bytes], event: DpEvent | None, now: datetime
+        self,
+        run_id: str,
+        names: list[bytes],
+        event: DpEvent | None,
+        now: datetime,
+        unit_kind: Unit | None,
     ) -> None:
-        self._append(run_entry(run_id, names, event, now))
+        self._append(run_entry(run_id, names, event, now, unit_kind))
         self._db.executemany("INSERT INTO members VALUES (?, ?)", ((n, run_id) for n in names))
 
     def _pseudonyms(self, units: Collection[str]) -> list[bytes]:
@@ -424,9 +441,20 @@ class Ledger:
                 hint="leave them out, or train without privacy where the study allows it",
             )
 
-    def _require_budget(self, names: list[bytes], event: DpEvent) -> None:
+    def _require_one_kind(self, histories: set[frozenset[str]], unit_kind: Unit) -> None:
+        others = {self._runs[run_id].unit_kind for history in histories for run_id in history}
+        for other in others - {unit_kind, None}:
+            raise KitError(
+                f"some of these images were used in a run that protected the {other}; this one "
+                f"would protect the {unit_kind}, and the two do not add up to one bound",
+                hint="go on with the same kind of unit (a patients.csv from the first run on), or"
+                " leave these images out",
+            )
+
+    def _require_budget(self, names: list[bytes], event: DpEvent, unit_kind: Unit) -> None:
         histories = self._histories(names)
         self._require_bounded(histories)
+        self._require_one_kind(histories, unit_kind)
         allowed, delta = self.budget.epsilon, self.budget.delta
         after = max(compose((*self._events(h), event), delta) for h in histories)
         if after > allowed + _SLACK:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from federation.accounting import ORDERS, Curve, DpEvent, epsilon_of, rdp_curve
+from federation.study import Unit
 from kit import canonical, clock
 from kit.errors import FormatError
 
@@ -38,6 +39,7 @@ class LedgerRun:
         cohort: SHA-256 over the sorted pseudonyms of its units.
         units: how many keys it charges (units and their images).
         event: what was reserved; None for a run without privacy.
+        unit_kind: what the event protects; None for a run without privacy.
         charged: steps charged so far.
         is_settled: nothing more may be charged, and unused steps are free again.
         time: when it was reserved, RFC 3339.
@@ -47,6 +49,7 @@ class LedgerRun:
     cohort: str
     units: int
     event: DpEvent | None
+    unit_kind: Unit | None
     charged: int
     is_settled: bool
     time: str
@@ -123,7 +126,11 @@ def cohort_digest(names: Sequence[bytes]) -> str:
 
 
 def run_entry(
-    run_id: str, names: Sequence[bytes], event: DpEvent | None, now: datetime
+    run_id: str,
+    names: Sequence[bytes],
+    event: DpEvent | None,
+    now: datetime,
+    unit_kind: Unit | None,
 ) -> dict[str, Any]:
     """Return the entry that opens a run: `reserve` with its event, or `unbounded` without one."""
     entry: dict[str, Any] = {
@@ -137,6 +144,7 @@ def run_entry(
         entry["sample_rate"] = canonical.real(event.sample_rate)
         entry["noise_multiplier"] = canonical.real(event.noise_multiplier)
         entry["steps"] = event.steps
+        entry["unit"] = unit_kind
     return entry
 
 
@@ -156,7 +164,7 @@ def apply(runs: dict[str, LedgerRun], body: bytes) -> None:
             runs[run_id] = replace(runs[run_id], is_settled=True)
         else:
             runs[run_id] = _opened(entry)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise FormatError("ledger entry is malformed") from error
 
 
@@ -177,8 +185,9 @@ def _step_curve(sample_rate: float, noise_multiplier: float) -> Curve:
 
 
 def _opened(entry: dict[str, Any]) -> LedgerRun:
-    event = None
+    event, unit_kind = None, None
     if entry["kind"] == "reserve":
+        unit_kind = Unit(entry.get("unit", Unit.IMAGE))  # none written: the weaker claim
         event = DpEvent(
             sample_rate=canonical.to_float(entry["sample_rate"]),
             noise_multiplier=canonical.to_float(entry["noise_multiplier"]),
@@ -189,6 +198,7 @@ def _opened(entry: dict[str, Any]) -> LedgerRun:
         cohort=entry["cohort"],
         units=entry["units"],
         event=event,
+        unit_kind=unit_kind,
         charged=0,
         is_settled=event is None,
         time=entry["time"],

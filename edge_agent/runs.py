@@ -101,7 +101,9 @@ def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], 
         if plan is None:
             ledger.mark_unbounded(run_id, cohort.account_keys(), now)
         else:
-            account = ledger.reserve(run_id, cohort.account_keys(), plan.event, now)
+            account = ledger.reserve(
+                run_id, cohort.account_keys(), plan.event, now, unit_kind=cohort.unit_kind
+            )
         result = training.train_run(folder, study, architecture, cohort, options, account)
         if account is not None:
             ledger.settle(run_id)
@@ -173,7 +175,7 @@ def _plan(
         study,
         n_declared=request.declared_count or 0,
         unit=cohort.unit_kind,
-        past=ledger.past_events(cohort.account_keys(), besides=run_id),
+        past=ledger.past_events(cohort.account_keys(), unit_kind=cohort.unit_kind, besides=run_id),
         lifetime_epsilon=budget(home).epsilon,
         lifetime_delta=budget(home).delta,
         steps=request.steps,

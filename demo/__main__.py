@@ -5,11 +5,12 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from demo import data as demo_data
-from demo.story import PRIVATE, REVOKED, SITES, Setting, Story, serving
+from demo.story import NON_PRIVATE, PRIVATE, REVOKED, SITES, Setting, Story, serving
 from kit.door import columns, note, run
 
 FOLDER = Path(__file__).parent
@@ -20,6 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--data", type=Path, help="an .npz or a folder of class folders")
     parser.add_argument("--seed", type=int, default=0, help="deals the images")
+    parser.add_argument(
+        "--setting", action="append", choices=[PRIVATE, NON_PRIVATE], help="only this one"
+    )
     parser.add_argument("--quick", action="store_true", help="every step, without learning")
     parser.add_argument("--work", type=Path, default=FOLDER / "work", help="where homes are made")
     parser.add_argument("--summary", type=Path, default=FOLDER / "summary.json")
@@ -33,10 +37,15 @@ def _tell(options: argparse.Namespace) -> None:
     _clear(work)
     note("== data: three hospitals with disjoint classes")
     described = _json(demo_data.make(work / "data", data=options.data, seed=options.seed))
-    story = Story(work, described, quick=options.quick)
+    chosen = options.setting or [PRIVATE, NON_PRIVATE]
+    story = Story(work, described, settings=chosen, quick=options.quick)
     settings = {setting.name: _first_half(story, setting) for setting in _enrolled(story)}
+    _keep_hospitals(story)
+    with ThreadPoolExecutor(max_workers=2) as lanes:  # one core each
+        beside = lanes.submit(_never_had, story, settings)
+        _second_half(story, settings)
+        beside.result()
     baselines = _baselines(work, quick=options.quick)
-    _second_half(story, settings)
     table = {
         "settings": {
             name.replace("-", "_"): _setting_table(rows, baselines)
@@ -105,11 +114,15 @@ def _baselines(work: Path, *, quick: bool) -> dict[str, Any]:
     return table
 
 
-def _second_half(story: Story, settings: dict[str, dict[str, Any]]) -> None:
+def _keep_hospitals(story: Story) -> None:
     note("== copies of hospitals a and b, before they submit")
     for site in SITES:
         if site != REVOKED:
             story.keep_copy(site, f"{site}-before")
+    story.move_copies()
+
+
+def _second_half(story: Story, settings: dict[str, dict[str, Any]]) -> None:
     with serving(story.shell, "hub"):
         for name, rows in settings.items():
             note(f"== {name}: submit, review, build, release, fetch, predict, evaluate")
@@ -122,6 +135,9 @@ def _second_half(story: Story, settings: dict[str, dict[str, Any]]) -> None:
             rows["rebuilt"] = story.revoke(setting)
         note("== audit: both sides verify the log")
         story.audit()
+
+
+def _never_had(story: Story, settings: dict[str, dict[str, Any]]) -> None:
     note(f"== the federation that never had hospital {REVOKED}: fresh process, opposite order")
     with serving(story.shell, "hub-before"):
         for rows in settings.values():
@@ -177,7 +193,7 @@ def _show(table: dict[str, Any]) -> None:
         label = "ours, private" if name == PRIVATE else "ours, without privacy"
         exchanged = setting["bytes"]["submitted"] + len(SITES) * setting["bytes"]["released"]
         lines.append(_line(label, mine, rounds=1, exchanged=exchanged))
-    setting = table["settings"][PRIVATE]
+    setting = next(iter(table["settings"].values()))
     for key, label in (("fedavg_one_exchange", "FedAvg"), ("fedavg_many_rounds", "FedAvg, tuned")):
         row = setting[key]
         lines.append(_line(label, row, rounds=row["rounds"], exchanged=row["bytes"]))

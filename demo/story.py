@@ -6,6 +6,7 @@ it runs. What this module adds is only the order of events and the sums at the e
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,7 @@ INTAKE_TIMEOUT_S = 300
 DECLARED_STEP = 50  # counts are declared as the next lower multiple: round, and surely met
 # The whole story in a minute or two: every step happens, nothing is learnt.
 QUICK_STUDY = ("--shard-size", "32", "--sampler-steps", "6", "--classifier-steps", "40")
-QUICK_TRAINING = ["--steps", "8"]
+QUICK_TRAINING = ["--steps", "2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,15 +180,18 @@ def free_port() -> int:
 class Story:
     """The demo from founding to the rebuilt release."""
 
-    def __init__(self, work: Path, data: dict[str, Any], *, quick: bool) -> None:
+    def __init__(
+        self, work: Path, data: dict[str, Any], *, settings: Collection[str], quick: bool
+    ) -> None:
         self.shell, self.data, self.quick = Shell(work), data, quick
         self.work, self.clock = work, Clock()
         preset = default_preset(data["height"], data["width"])
         wide = "tiny-wide" if preset == "tiny" else preset
-        self.settings = (
+        both = (
             Setting(name=PRIVATE, personal_data="refused", preset=preset),
             Setting(name=NON_PRIVATE, personal_data="allowed", preset=wide),
         )
+        self.settings = tuple(setting for setting in both if setting.name in settings)
         self.reviewer_key = ""
 
     # Set-up ----------------------------------------------------------------------------------
@@ -385,6 +390,16 @@ class Story:
     def keep_copy(self, who: str, name: str) -> None:
         """Copy a home as it is now."""
         shutil.copytree(self.shell.home(who), self.shell.home(name))
+
+    def move_copies(self) -> None:
+        """Give the copies ports of their own, so that both federations run at once."""
+        names = ("hub-before", *(f"{site}-before" for site in SITES if site != REVOKED))
+        paths = [self.shell.home(name) / "config.toml" for name in names]
+        settings = tomllib.loads(paths[0].read_text())
+        for old in (settings["exchange_port"], settings["enrol_port"]):
+            new = str(free_port())
+            for path in paths:
+                path.write_text(re.sub(rf"\b{old}\b", new, path.read_text()))
 
     def never_had(self, setting: Setting) -> str:
         """Build in a federation that never had the revoked hospital; returns the digest."""

@@ -41,6 +41,7 @@ from kit.progress import Progress
 
 CHECKPOINT_EVERY_S = 5.0
 ROWS_PER_PASS = 128  # rows that go through the network at once: what fits a processor's cache
+ROWS_PER_PASS_TINY = 256  # of images of at most 16 px
 _ROWS_PER_PASS_CUDA = 4096
 _RESUME_HINT = "run the same command again to go on"
 
@@ -136,6 +137,7 @@ class _Batches:
         self._labels = torch.from_numpy(job.cohort.labels)
         self._units = unit_table(job.cohort.units)
         self._recipe, self._flip, self._device = job.recipe, job.flip, device
+        self._rows_per_pass = _rows_per_pass(device, side_px=max(self._images.shape[-2:]))
         # noise levels and image noise carry no privacy; still from fresh entropy, never kept
         self._generator = torch.Generator(device).manual_seed(_entropy())
 
@@ -143,8 +145,7 @@ class _Batches:
         """Draw one step's units and images: pieces [K, U'] that fit one pass."""
         drawn = poisson_draw(len(self._units), sample_rate=plan.sample_rate)
         images = image_draws(self._units, drawn, draws=plan.draws_per_unit)
-        rows = _ROWS_PER_PASS_CUDA if self._device.type == "cuda" else ROWS_PER_PASS
-        width = max(1, rows // plan.draws_per_unit)
+        width = max(1, self._rows_per_pass // plan.draws_per_unit)
         return [images[:, at : at + width] for at in range(0, len(drawn), width)]
 
     def any_images(self, count: int) -> Indices:
@@ -168,6 +169,12 @@ class _Batches:
     def _random(self, count: int, *, normal: bool) -> torch.Tensor:
         draw = torch.randn if normal else torch.rand
         return draw(count, generator=self._generator, device=self._device)
+
+
+def _rows_per_pass(device: torch.device, *, side_px: int) -> int:
+    if device.type == "cuda":
+        return _ROWS_PER_PASS_CUDA
+    return ROWS_PER_PASS_TINY if side_px <= 16 else ROWS_PER_PASS
 
 
 class _Update(Protocol):

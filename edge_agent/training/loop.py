@@ -137,7 +137,7 @@ class _Batches:
         self._labels = torch.from_numpy(job.cohort.labels)
         self._units = unit_table(job.cohort.units)
         self._recipe, self._flip, self._device = job.recipe, job.flip, device
-        self._rows_per_pass = _rows_per_pass(device, side_px=max(self._images.shape[-2:]))
+        self._rows_per_pass = rows_per_pass(device, side_px=max(self._images.shape[-2:]))
         # noise levels and image noise carry no privacy; still from fresh entropy, never kept
         self._generator = torch.Generator(device).manual_seed(_entropy())
 
@@ -171,7 +171,8 @@ class _Batches:
         return draw(count, generator=self._generator, device=self._device)
 
 
-def _rows_per_pass(device: torch.device, *, side_px: int) -> int:
+def rows_per_pass(device: torch.device, *, side_px: int) -> int:
+    """Return how many rows go through the network at once: what the device's fast memory holds."""
     if device.type == "cuda":
         return _ROWS_PER_PASS_CUDA
     return ROWS_PER_PASS_TINY if side_px <= 16 else ROWS_PER_PASS

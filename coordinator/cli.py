@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kit import clock, door
+from kit import clock, door, passphrases
 from kit.errors import KitError
 from kit.progress import Progress
 
@@ -29,6 +29,8 @@ audit_app = typer.Typer(no_args_is_help=True, help="Check and show the audit log
 app.add_typer(study_app, name="study")
 app.add_typer(sites_app, name="sites")
 app.add_typer(audit_app, name="audit")
+keys_app = typer.Typer(no_args_is_help=True, help="List private keys; put them under a passphrase.")
+app.add_typer(keys_app, name="keys")
 
 Home = Annotated[
     Path, typer.Option("--home", envvar="COORDINATOR_HOME", help="The coordinator's folder.")
@@ -37,10 +39,42 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Blueprint = Annotated[str, typer.Argument(help="The first digits of a blueprint's digest.")]
 Key = Annotated[Path, typer.Option("--key", help="The reviewer's private key file.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept outside the audit log.")]
+ProtectKeys = Annotated[
+    bool, typer.Option("--protect-keys", help="Put the keys under a passphrase from the start.")
+]
+NewPassphrase = Annotated[
+    Path | None,
+    typer.Option("--new-passphrase-file", help="Read the new passphrase here; asked if absent."),
+]
+HomeOfKeys = Annotated[
+    Path | None, typer.Option("--home", envvar="COORDINATOR_HOME", help="All keys of this home.")
+]
+OneKey = Annotated[
+    Path | None, typer.Option("--key", help="One key file that travels alone, instead of a home.")
+]
+
+
+@app.callback()
+def sources(
+    ctx: typer.Context,
+    passphrase_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="COORDINATOR_PASSPHRASE_FILE",
+            help="Where the keys' passphrase is read (`/dev/fd/3` works); may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Say where passphrases come from, before any command."""
+    from pki import unlocking
+
+    ctx.obj = passphrases.Sources(tuple(passphrase_file or ()), "coordinator.passphrase")
+    unlocking.use(ctx.obj)
 
 
 @app.command()
 def init(
+    ctx: typer.Context,
     home: Home,
     federation: Annotated[str, typer.Option(help="The federation's name.")],
     host: Annotated[
@@ -56,6 +90,7 @@ def init(
     threads: Annotated[
         int, typer.Option(help="Threads of a build; part of the bits of a release.")
     ] = 1,
+    protect_keys: ProtectKeys = False,
     as_json: Json = False,
 ) -> None:
     """Found a federation: keys, certificates, an empty audit log."""
@@ -71,7 +106,10 @@ def init(
         threads=threads,
         revocation_grace_hours=grace_hours,
     )
-    result = founding.found(home, settings, reviewer=reviewer, now=clock.utc_now())
+    new = (lambda: ctx.obj.new("the coordinator's keys")) if protect_keys else None
+    result = founding.found(
+        home, settings, reviewer=reviewer, now=clock.utc_now(), new_passphrase=new
+    )
     door.emit(result, as_json=as_json)
 
 
@@ -414,6 +452,63 @@ def audit_list(home: Home, as_json: Json = False) -> None:
     rows = [(str(i), e.time, e.kind, e.actor, e.subject[:16]) for i, e in enumerate(found)]
     text = door.columns(rows, ("entry", "time", "event", "actor", "subject"))
     door.emit(found, as_json=as_json, text=text)
+
+
+@keys_app.command("list")
+def keys_list(home: Home, as_json: Json = False) -> None:
+    """List every private key and secret of the coordinator and how it is kept; opens none."""
+    from coordinator.home import Home as CoordinatorHome
+    from pki import protecting
+
+    found = protecting.inventory(CoordinatorHome.open(home).secrets)
+    rows = [(key.name, key.kept, key.mode) for key in found]
+    door.emit(found, as_json=as_json, text=door.columns(rows, ("key", "kept", "mode")))
+
+
+@keys_app.command("protect")
+def keys_protect(
+    ctx: typer.Context, home: HomeOfKeys = None, key: OneKey = None, as_json: Json = False
+) -> None:
+    """Seal the keys under a passphrase; not while a server runs; goes on where it was stopped."""
+    from coordinator import protection
+    from coordinator.home import Home as CoordinatorHome
+    from pki import protecting
+
+    if key is not None:
+        protecting.protect_file(key, lambda: ctx.obj.new(f"key `{key}`"))
+        door.emit({"key": str(key), "kept": protecting.ALONE}, as_json=as_json)
+        return
+    place = CoordinatorHome.open(_a_home(home))
+    done = protection.protect(place, lambda: ctx.obj.new("the coordinator's keys"))
+    door.emit(done, as_json=as_json)
+
+
+@keys_app.command("passphrase")
+def keys_passphrase(
+    home: HomeOfKeys = None,
+    key: OneKey = None,
+    new_passphrase_file: NewPassphrase = None,
+    as_json: Json = False,
+) -> None:
+    """Change the passphrase of the home's keys, or of one key file, at once or not at all."""
+    from coordinator.home import Home as CoordinatorHome
+    from pki import protecting
+
+    if key is not None:
+        protecting.change_file(key, lambda: passphrases.chosen(f"key `{key}`", new_passphrase_file))
+        door.emit({"key": str(key), "changed": True}, as_json=as_json)
+        return
+    path = CoordinatorHome.open(_a_home(home)).path
+    protecting.change(
+        path, lambda: passphrases.chosen("the coordinator's keys", new_passphrase_file)
+    )
+    door.emit({"home": str(path), "changed": True}, as_json=as_json)
+
+
+def _a_home(home: Path | None) -> Path:
+    if home is None:
+        raise KitError("nothing to work on", hint="give --home DIR, or --key FILE")
+    return home
 
 
 def main() -> NoReturn:

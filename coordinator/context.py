@@ -12,7 +12,7 @@ from cryptography import x509
 from coordinator.home import CoordinatorConfig, Home
 from coordinator.state import State, Transaction
 from kit import clock
-from kit.files import read_limited, write_secret
+from kit.files import read_limited
 from pki import certificates, identity, keys
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
@@ -98,13 +98,13 @@ class Coordinator:
 
     def study_secret(self, study_digest: str) -> bytes:
         """Return the secret at the root of a study's seed tree; sensitive (A6)."""
-        return read_limited(
+        return keys.read_secret(
             self.home.key(f"study-{study_digest}.secret"), limit=SECRET_BYTES, what="study secret"
         )
 
     def save_study_secret(self, study_digest: str, secret: bytes) -> None:
         """Keep the secret of a new study."""
-        write_secret(self.home.key(f"study-{study_digest}.secret"), secret)
+        keys.write_secret(self.home.key(f"study-{study_digest}.secret"), secret)
 
     def _chain(self, name: str) -> tuple[x509.Certificate, ...]:
         path = self.home.certificate(name)

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from coordinator.state import State
 from federation.auditlog.events import Kind
 from kit import canonical, config
 from kit.files import os_errors, write_atomic
-from pki import certificates, identity, keys
+from pki import certificates, identity, keys, protecting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +28,22 @@ class Founded:
     root_fingerprint: str
 
 
-def found(path: Path, settings: CoordinatorConfig, *, reviewer: str, now: datetime) -> Founded:
+def found(
+    path: Path,
+    settings: CoordinatorConfig,
+    *,
+    reviewer: str,
+    now: datetime,
+    new_passphrase: Callable[[], str] | None = None,
+) -> Founded:
     """Make a coordinator's home with fresh keys and one reviewer's key file.
+
+    With `new_passphrase`, no key touches the disk in clear: the root's and the reviewer's, which
+    will leave, are sealed each for itself, and all others under the home's protection.
 
     Raises:
         StateError: there is something at `path` already.
+        IdentityError: the passphrase is too short.
         FormatError: a name is not allowed.
     """
     canonical.name(settings.federation, what="federation")
@@ -43,7 +55,8 @@ def found(path: Path, settings: CoordinatorConfig, *, reviewer: str, now: dateti
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        fingerprint = _furnish(Home(part), settings, reviewer=reviewer, now=now)
+        passphrase = protecting.begin(part, new_passphrase) if new_passphrase else None
+        fingerprint = _furnish(Home(part), settings, reviewer, passphrase, now)
         with os_errors(path):
             if path.exists():
                 path.rmdir()
@@ -60,12 +73,15 @@ def found(path: Path, settings: CoordinatorConfig, *, reviewer: str, now: dateti
     )
 
 
-def _furnish(home: Home, settings: CoordinatorConfig, *, reviewer: str, now: datetime) -> str:
+def _furnish(
+    home: Home, settings: CoordinatorConfig, reviewer: str, passphrase: str | None, now: datetime
+) -> str:
     root = certificates.new_root(settings.federation, now=now)
     issuing = certificates.new_issuing(root, settings.federation, now=now)
-    keys.save(home.key("root.key"), root.key)
+    _save_to_travel(home.key("root.key"), root.key, passphrase)
+    _save_to_travel(home.key(f"reviewer-{reviewer}.key"), keys.new_signing_key(), passphrase)
     keys.save(home.key("issuing.key"), issuing.key)
-    for name in ("log", "study", f"reviewer-{reviewer}"):
+    for name in ("log", "study"):
         keys.save(home.key(f"{name}.key"), keys.new_signing_key())
     signing = keys.new_signing_key()
     keys.save(home.key("signing.key"), signing)
@@ -89,3 +105,10 @@ def _furnish(home: Home, settings: CoordinatorConfig, *, reviewer: str, now: dat
         )
     state.close()
     return fingerprint
+
+
+def _save_to_travel(path: Path, key: keys.PrivateKey, passphrase: str | None) -> None:
+    if passphrase is None:
+        keys.save(path, key)
+    else:
+        keys.save_alone(path, key, passphrase)

@@ -10,6 +10,7 @@ from pathlib import Path
 from coordinator.errors import NotFoundError
 from kit import config
 from kit.files import private_folder
+from pki.protecting import Place
 
 CONFIG = "config.toml"
 
@@ -64,6 +65,15 @@ class Home:
     def keystore(self) -> Path:
         """The folder of keys that a revocation destroys."""
         return private_folder(self.path / "keystore")
+
+    @property
+    def secrets(self) -> Place:
+        """Where every private key and secret lies; two of them are made to leave."""
+        return Place(
+            home=self.path,
+            folders=("keys", "keystore"),
+            portable=("root.key", "reviewer-*.key"),
+        )
 
     @property
     def database(self) -> Path:

@@ -1,7 +1,7 @@
 """The key store: small secrets whose destruction makes everything sealed under them unreadable.
 
-One file per secret, 0600. It stands outside ordinary backups (A4): a backup of the rest of the
-home restores nothing that was destroyed here.
+One file per secret, 0600, sealed if the home has a passphrase. It stands outside ordinary backups
+(A4): a backup of the rest of the home restores nothing that was destroyed here.
 """
 
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from coordinator.errors import NotFoundError
 from kit import canonical
-from kit.files import os_errors, read_limited, write_secret
+from kit.files import os_errors
+from pki import keys
 
 SECRET_BYTES = 32
 
@@ -29,7 +30,7 @@ class KeyStore:
 
     def put(self, kind: str, digest: str, secret: bytes) -> None:
         """Keep a secret."""
-        write_secret(self._path(kind, digest), secret)
+        keys.write_secret(self._path(kind, digest), secret)
 
     def get(self, kind: str, digest: str) -> bytes:
         """Return a secret (sensitive).
@@ -40,7 +41,7 @@ class KeyStore:
         path = self._path(kind, digest)
         if not path.is_file():
             raise NotFoundError(f"the {kind} key of `{digest[:16]}` is not in the key store")
-        return read_limited(path, limit=SECRET_BYTES, what="key")
+        return keys.read_secret(path, limit=SECRET_BYTES)
 
     def has(self, kind: str, digest: str) -> bool:
         """Say whether a secret is here."""
@@ -59,7 +60,7 @@ class KeyStore:
         path = self._path(kind, digest)
         with os_errors(path), suppress(FileNotFoundError):
             with path.open("r+b") as stream:
-                stream.write(os.urandom(SECRET_BYTES))
+                stream.write(os.urandom(path.stat().st_size))
                 stream.flush()
                 os.fsync(stream.fileno())
             path.unlink()

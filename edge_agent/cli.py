@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kit import clock, door
+from kit import clock, door, passphrases
 from kit.errors import KitError
 from kit.progress import Progress
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 audit_app = typer.Typer(no_args_is_help=True, help="Check the receipts this site holds.")
 app.add_typer(audit_app, name="audit")
+keys_app = typer.Typer(no_args_is_help=True, help="List private keys; put them under a passphrase.")
+app.add_typer(keys_app, name="keys")
 
 HomeDir = Annotated[
     Path, typer.Option("--home", envvar="EDGE_AGENT_HOME", help="This installation's folder.")
@@ -33,10 +35,36 @@ Data = Annotated[
     Path, typer.Option("--data", help="A folder of class folders, or an .npz with MedMNIST keys.")
 ]
 Run = Annotated[str, typer.Option("--run", help="The run's name; default: the study's id.")]
+ProtectKeys = Annotated[
+    bool, typer.Option("--protect-keys", help="Put the keys under a passphrase from the start.")
+]
+NewPassphrase = Annotated[
+    Path | None,
+    typer.Option("--new-passphrase-file", help="Read the new passphrase here; asked if absent."),
+]
+
+
+@app.callback()
+def sources(
+    ctx: typer.Context,
+    passphrase_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="EDGE_AGENT_PASSPHRASE_FILE",
+            help="Where the keys' passphrase is read (`/dev/fd/3` works); may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Say where passphrases come from, before any command."""
+    from pki import unlocking
+
+    ctx.obj = passphrases.Sources(tuple(passphrase_file or ()), "edge-agent.passphrase")
+    unlocking.use(ctx.obj)
 
 
 @app.command()
 def enroll(
+    ctx: typer.Context,
     home: HomeDir,
     token: Annotated[
         Path | None, typer.Option("--token", help="The token file from the coordinator.")
@@ -48,6 +76,7 @@ def enroll(
     lifetime_delta: Annotated[
         float | None, typer.Option(help="Its delta, at most 1e-5; first 1e-5.")
     ] = None,
+    protect_keys: ProtectKeys = False,
     as_json: Json = False,
 ) -> None:
     """Enrol this site; run it again after the coordinator confirmed the code."""
@@ -56,7 +85,12 @@ def enroll(
     from edge_agent.exchange import Exchange
     from edge_agent.home import Home
 
-    result = enrolment.enrol(home, token, epsilon=lifetime_epsilon, delta=lifetime_delta)
+    keeping = enrolment.Keeping(
+        new_passphrase=(lambda: ctx.obj.new("this site's keys")) if protect_keys else None
+    )
+    result = enrolment.enrol(
+        home, token, epsilon=lifetime_epsilon, delta=lifetime_delta, keeping=keeping
+    )
     door.emit(result, as_json=as_json)
     enrolled = Home.open(home)
     try:
@@ -233,6 +267,41 @@ def audit_verify(
     from edge_agent.home import Home
 
     door.emit(inspection.audit(Home.open(home), offline=offline), as_json=as_json)
+
+
+@keys_app.command("list")
+def keys_list(home: HomeDir, as_json: Json = False) -> None:
+    """List every private key of this site and how it is kept; opens none."""
+    from edge_agent.home import Home
+    from pki import protecting
+
+    found = protecting.inventory(Home.open(home).secrets)
+    rows = [(key.name, key.kept, key.mode) for key in found]
+    door.emit(found, as_json=as_json, text=door.columns(rows, ("key", "kept", "mode")))
+
+
+@keys_app.command("protect")
+def keys_protect(ctx: typer.Context, home: HomeDir, as_json: Json = False) -> None:
+    """Seal every private key of this site under a passphrase; goes on where it was stopped."""
+    from edge_agent.home import Home
+    from pki import protecting
+
+    place = Home.open(home).secrets
+    done = protecting.protect(place, lambda: ctx.obj.new("this site's keys"))
+    door.emit(done, as_json=as_json)
+
+
+@keys_app.command("passphrase")
+def keys_passphrase(
+    home: HomeDir, new_passphrase_file: NewPassphrase = None, as_json: Json = False
+) -> None:
+    """Change the passphrase of this site's keys, at once or not at all."""
+    from edge_agent.home import Home
+    from pki import protecting
+
+    path = Home.open(home).path
+    protecting.change(path, lambda: passphrases.chosen("this site's keys", new_passphrase_file))
+    door.emit({"home": str(path), "changed": True}, as_json=as_json)
 
 
 def _kibibytes(what: str) -> Callable[[int, int], None]:

@@ -12,7 +12,7 @@ from federation.auditlog.checkpoint import Receipt
 from federation.auditlog.events import Event, Kind
 from kit import clock
 from kit.errors import KitError
-from kit.files import read_limited, write_atomic, write_secret
+from kit.files import read_limited, write_atomic
 from pki import certificates, keys, verification
 
 _MAX_PEM_BYTES = 64 << 10
@@ -137,6 +137,6 @@ def _renew(home: Home, exchange: Exchange, now: datetime) -> None:
     fresh_chain = certificates.from_pem(fresh)
     if verification.verify_tls_client(fresh_chain, root=root, now=now) != home.identity:
         raise KitError("the coordinator renewed the certificate for another site")
-    write_secret(home.next_tls_key, keys.pem(key))
+    keys.save(home.next_tls_key, key)
     write_atomic(home.tls_chain, fresh)
     home.settle_tls_key(fresh_chain[0].public_key())

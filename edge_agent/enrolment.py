@@ -1,6 +1,7 @@
 """Enrolment at the site: keys are made here and never leave; the token's pins start all trust."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from edge_agent.messages import EnrolReply
 from kit import canonical, clock, config
 from kit.errors import KitError
 from kit.files import private_folder, read_limited, write_atomic, write_secret
-from pki import certificates, enrolment, keys, verification
+from pki import certificates, enrolment, keys, protecting, verification
 from pki.enrolment import Token
 from pki.errors import IdentityError
 
@@ -45,6 +46,16 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """How a site's new keys are kept: sealed under a passphrase, if one is given."""
+
+    new_passphrase: Callable[[], str] | None = None
+
+
+AS_THEY_ARE = Keeping()  # in clear, or under the passphrase that the home has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
     """Who this home is now."""
 
@@ -57,12 +68,18 @@ class Enrolled:
 
 
 def enrol(
-    path: Path, token_file: Path | None, *, epsilon: float | None, delta: float | None
+    path: Path,
+    token_file: Path | None,
+    *,
+    epsilon: float | None,
+    delta: float | None,
+    keeping: Keeping = AS_THEY_ARE,
 ) -> Enrolled:
     """Enrol this home, or go on with an enrolment that waits for confirmation.
 
     An enrolled home may be enrolled again with a new token for the same site (after a revocation
     or an expired certificate): it gets fresh keys and keeps its ledger, runs and receipts.
+    `keeping` says what stands between the new keys and a thief of the disk.
     `epsilon` and `delta` become the lifetime budget of every unit in the privacy ledger; None keeps
     what the home has, or takes the defaults.
 
@@ -70,7 +87,7 @@ def enrol(
         WaitingError: the coordinator's operator has to confirm the code in the message.
         KitError: the home is another's, the token is off, or the coordinator refuses.
     """
-    request = prepare(path, token_file, epsilon=epsilon, delta=delta)
+    request = prepare(path, token_file, epsilon=epsilon, delta=delta, keeping=keeping)
     reply = exchange.enrol(
         request.token,
         tls_request=request.tls_request,
@@ -86,7 +103,12 @@ def enrol(
 
 
 def prepare(
-    path: Path, token_file: Path | None, *, epsilon: float | None, delta: float | None
+    path: Path,
+    token_file: Path | None,
+    *,
+    epsilon: float | None,
+    delta: float | None,
+    keeping: Keeping = AS_THEY_ARE,
 ) -> Request:
     """Make (once) the keys and requests of an enrolment; nothing leaves yet.
 
@@ -98,6 +120,8 @@ def prepare(
     _check_home(home, token_file)
     lifetime = _lifetime(home, epsilon, delta)
     token = _token(home, pending, token_file)
+    if keeping.new_passphrase is not None:
+        protecting.protect(home.secrets, keeping.new_passphrase)
     tls_request, signing_request, witness_key = _requests(pending)
     budget = {"epsilon": lifetime[0], "delta": lifetime[1]}
     write_atomic(pending / _BUDGET, canonical.encode(budget), mode=0o600)

@@ -9,10 +9,11 @@ from edge_agent.errors import NotEnrolledError
 from federation.study import Study
 from kit import canonical, config
 from kit.errors import KitError
-from kit.files import os_errors, private_folder, read_limited, write_atomic, write_secret
+from kit.files import os_errors, private_folder, read_limited, write_atomic
 from pki import identity as identities
 from pki import keys
 from pki.enrolment import Pins
+from pki.protecting import Place
 
 CONFIG = "config.toml"
 MAX_SMALL_FILE_BYTES = 1 << 20
@@ -80,6 +81,11 @@ class Home:
     def key(self, name: str) -> Path:
         """Return the path of a private key."""
         return private_folder(self.path / "keys") / name
+
+    @property
+    def secrets(self) -> Place:
+        """Where every private key and secret of this site lies."""
+        return Place(home=self.path, folders=("keys", "enrolment"))
 
     @property
     def tls_chain(self) -> Path:
@@ -152,8 +158,8 @@ class Home:
         """Return the secret under which the ledger knows its units; made on first use."""
         path = self.key("unit.secret")
         if not path.is_file():
-            write_secret(path, os.urandom(SECRET_BYTES))
-        return read_limited(path, limit=SECRET_BYTES, what="unit secret")
+            keys.write_secret(path, os.urandom(SECRET_BYTES))
+        return keys.read_secret(path, limit=SECRET_BYTES, what="unit secret")
 
     @staticmethod
     def read(path: Path, what: str) -> bytes:

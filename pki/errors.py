@@ -3,3 +3,7 @@ from kit.errors import KitError
 
 class IdentityError(KitError):
     """A certificate, key or token does not prove who it should prove."""
+
+
+class WrongPassphraseError(IdentityError):
+    """A passphrase does not open what it should."""

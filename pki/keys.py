@@ -1,7 +1,8 @@
-"""Private keys: made here, stored 0600, never in JSON.
+"""Private keys: made here, stored 0600, sealed where the home has a passphrase.
 
 TLS keys are ECDSA P-256 (gRPC refuses Ed25519 client certificates); everything that signs
-documents is Ed25519 (RFC 8032).
+documents is Ed25519 (RFC 8032). A key file of a home whose folder holds `protection.json` (beside
+it or one folder up) is written sealed and read through `pki.unlocking`.
 """
 
 from pathlib import Path
@@ -10,8 +11,11 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from kit.files import read_limited, write_secret
+from kit import files
+from kit.files import read_limited
+from pki import protection, unlocking
 from pki.errors import IdentityError
+from pki.protection import Protection
 
 MAX_KEY_BYTES = 8 * 1024
 
@@ -41,8 +45,73 @@ def pem(key: PrivateKey) -> bytes:
 
 
 def save(path: Path, key: PrivateKey) -> None:
-    """Write a private key readable by its owner only."""
+    """Write a private key readable by its owner only. Raises as `write_secret`."""
     write_secret(path, pem(key))
+
+
+def save_alone(path: Path, key: PrivateKey, passphrase: str) -> None:
+    """Write a private key that will leave its home, under a passphrase of its own.
+
+    Raises:
+        IdentityError: the passphrase is too short.
+    """
+    files.write_secret(path, protection.seal_alone(pem(key), passphrase))
+
+
+def write_secret(path: Path, secret: bytes) -> None:
+    """Write a secret readable by its owner only, sealed if its home has a passphrase.
+
+    Raises:
+        IdentityError: the home's passphrase is missing or wrong.
+    """
+    home = home_protection(path)
+    if home is not None:
+        own, where = home
+        key = unlocking.sealing_key(own, f"the keys in `{where}`")
+        secret = protection.seal(secret, key, home=own.id)
+    files.write_secret(path, secret)
+
+
+def read_secret(path: Path, *, limit: int = MAX_KEY_BYTES, what: str = "key") -> bytes:
+    """Return a secret of at most `limit` bytes; sensitive.
+
+    Raises:
+        IdentityError: others may read the file, or its passphrase is missing or wrong.
+        KitError: it is missing, too large or damaged.
+    """
+    data = read_limited(path, limit=max(limit, protection.MAX_SEALED_BYTES), what=what)
+    if path.stat().st_mode & 0o077:
+        raise IdentityError(
+            f"key `{path}` can be read by others",
+            hint=f"run `chmod 600 {path}` and check who could",
+        )
+    if protection.is_sealed(data):
+        data = protection.open_sealed(data, _sealing_key(path, protection.protection_of(data)))
+    if len(data) > limit:
+        raise IdentityError(f"{what} `{path}` is over {limit} bytes")
+    return data
+
+
+def home_protection(path: Path) -> tuple[Protection, Path] | None:
+    """Return the protection of the home that `path` lies in, and that home; None if it has none."""
+    for folder in (path.parent, path.parent.parent):
+        file = folder / protection.FILE
+        if file.is_file():
+            data = read_limited(file, limit=protection.MAX_PROTECTION_BYTES, what="protection")
+            return Protection.from_bytes(data), folder
+    return None
+
+
+def _sealing_key(path: Path, sealed_under: Protection | str) -> bytes:
+    if isinstance(sealed_under, Protection):
+        return unlocking.sealing_key(sealed_under, f"key `{path}`")
+    home = home_protection(path)
+    if home is None or home[0].id != sealed_under:
+        raise IdentityError(
+            f"key `{path}` is sealed, and `{protection.FILE}` of its home is not here",
+            hint="restore it from the home's backup; without it the key cannot be opened",
+        )
+    return unlocking.sealing_key(home[0], f"the keys in `{home[1]}`")
 
 
 def load_tls(path: Path) -> TlsKey:
@@ -70,14 +139,8 @@ def load_signing(path: Path) -> SigningKey:
 
 
 def _load(path: Path) -> object:
-    data = read_limited(path, limit=MAX_KEY_BYTES, what="key")
-    if path.stat().st_mode & 0o077:
-        raise IdentityError(
-            f"key `{path}` can be read by others",
-            hint=f"run `chmod 600 {path}` and check who could",
-        )
     try:
-        return serialization.load_pem_private_key(data, password=None)
+        return serialization.load_pem_private_key(read_secret(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise IdentityError(f"`{path}` is not a private key in PEM form") from error
 

@@ -11,7 +11,7 @@ from coordinator import grpc_server, registry, state
 from edge_agent import contact
 from edge_agent.errors import UnreachableError
 from edge_agent.exchange import Exchange
-from kit import clock
+from kit import clock, files
 from kit.errors import KitError
 from pki import certificates, identity, keys
 from pki.errors import IdentityError
@@ -305,7 +305,7 @@ def test_a_renewal_that_was_killed_leaves_a_home_that_still_connects(federation,
             return step
 
         with monkeypatch.context() as patch:
-            patch.setattr(contact, "write_secret", dying(contact.write_secret))
+            patch.setattr(files, "write_secret", dying(files.write_secret))
             patch.setattr(contact, "write_atomic", dying(contact.write_atomic))
             if done == "key and chain":
                 site.visit(home)

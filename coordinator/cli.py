@@ -90,6 +90,9 @@ def init(
     threads: Annotated[
         int, typer.Option(help="Threads of a build; part of the bits of a release.")
     ] = 1,
+    cosigners: Annotated[
+        int, typer.Option(help="Other sites that vouch for the log before a site takes a release.")
+    ] = 1,
     protect_keys: ProtectKeys = False,
     as_json: Json = False,
 ) -> None:
@@ -108,7 +111,12 @@ def init(
     )
     new = (lambda: ctx.obj.new("the coordinator's keys")) if protect_keys else None
     result = founding.found(
-        home, settings, reviewer=reviewer, now=clock.utc_now(), new_passphrase=new
+        home,
+        settings,
+        reviewer=reviewer,
+        now=clock.utc_now(),
+        new_passphrase=new,
+        cosigners=cosigners,
     )
     door.emit(result, as_json=as_json)
 
@@ -433,12 +441,12 @@ def revoke(
 
 @audit_app.command("verify")
 def audit_verify(home: Home, as_json: Json = False) -> None:
-    """Recompute the audit log from its leaves."""
-    from coordinator import logbook
+    """Recompute the audit log from its leaves, and compare every table with it."""
+    from coordinator import audit
     from coordinator.context import Coordinator
 
     with Coordinator.open(home) as coordinator:
-        door.emit(logbook.verify(coordinator), as_json=as_json)
+        door.emit(audit.verify(coordinator), as_json=as_json)
 
 
 @audit_app.command("list")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from coordinator import registry, releases, state, submissions
+from coordinator import logbook, registry, releases, state, submissions
 from coordinator.context import Coordinator
 from coordinator.logbook import Entry, Proofs
 from coordinator.submissions import Status
@@ -42,9 +42,12 @@ class News:
     studies: tuple[StudyOffer, ...]
     blueprints: tuple[Status, ...]
     releases: tuple[ReleaseOffer, ...]
+    first_leaf: int
+    leaves: tuple[bytes, ...]
+    witnessed: tuple[str, ...]
 
 
-def contact(coordinator: Coordinator, site: str, known_size: int) -> News:
+def contact(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) -> News:
     """Note that a site is here, and return the state of the world for it.
 
     Raises:
@@ -52,11 +55,11 @@ def contact(coordinator: Coordinator, site: str, known_size: int) -> News:
     """
     with coordinator.write() as tx:
         registry.touch(tx, site)
-    return news(coordinator, site, known_size)
+    return news(coordinator, site, known_size, first_leaf)
 
 
-def news(coordinator: Coordinator, site: str, known_size: int) -> News:
-    """Return the state of the world for one site.
+def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) -> News:
+    """Return the state of the world for one site, with the first page of leaves it has not read.
 
     Raises:
         StateError: this log is shorter than what the site has seen.
@@ -71,6 +74,9 @@ def news(coordinator: Coordinator, site: str, known_size: int) -> News:
             studies=tuple(_studies(tx, site)),
             blueprints=tuple(submissions.status(site, tx, proofs)),
             releases=tuple(_release(row, proofs) for row in releases.visible(tx)),
+            first_leaf=first_leaf,
+            leaves=tuple(logbook.leaves(tx, first_leaf)),
+            witnessed=tuple(proofs.witnessed()),
         )
 
 

@@ -12,9 +12,13 @@ from coordinator.errors import StateError
 from coordinator.home import CONFIG, CoordinatorConfig, Home
 from coordinator.state import State
 from federation.auditlog.events import Kind
+from federation.auditlog.history import revocations_digest
 from kit import canonical, config
 from kit.files import os_errors, write_atomic
 from pki import certificates, identity, keys, protecting
+
+DEFAULT_COSIGNERS = 1
+MAX_COSIGNERS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +39,14 @@ def found(
     reviewer: str,
     now: datetime,
     new_passphrase: Callable[[], str] | None = None,
+    cosigners: int = DEFAULT_COSIGNERS,
 ) -> Founded:
     """Make a coordinator's home with fresh keys and one reviewer's key file.
 
     With `new_passphrase`, no key touches the disk in clear: the root's and the reviewer's, which
     will leave, are sealed each for itself, and all others under the home's protection.
+    `cosigners` is how many other sites must vouch for the log before a site takes a release (A5);
+    it stands in the first log entry, for good.
 
     Raises:
         StateError: there is something at `path` already.
@@ -48,6 +55,7 @@ def found(
     """
     canonical.name(settings.federation, what="federation")
     canonical.name(reviewer, what="reviewer")
+    canonical.integer(cosigners, low=0, high=MAX_COSIGNERS, what="number of cosigners")
     path = path.absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StateError(f"`{path}` exists and is not empty", hint="choose another --home")
@@ -56,7 +64,7 @@ def found(
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         passphrase = protecting.begin(part, new_passphrase) if new_passphrase else None
-        fingerprint = _furnish(Home(part), settings, reviewer, passphrase, now)
+        fingerprint = _furnish(Home(part), settings, reviewer, passphrase, now, cosigners)
         with os_errors(path):
             if path.exists():
                 path.rmdir()
@@ -74,7 +82,12 @@ def found(
 
 
 def _furnish(
-    home: Home, settings: CoordinatorConfig, reviewer: str, passphrase: str | None, now: datetime
+    home: Home,
+    settings: CoordinatorConfig,
+    reviewer: str,
+    passphrase: str | None,
+    now: datetime,
+    cosigners: int,
 ) -> str:
     root = certificates.new_root(settings.federation, now=now)
     issuing = certificates.new_issuing(root, settings.federation, now=now)
@@ -102,7 +115,9 @@ def _furnish(
             Kind.FEDERATION_CREATED,
             fingerprint,
             study_key=canonical.digest(keys.public_bytes(coordinator.study_key)),
+            cosigners=cosigners,
         )
+        tx.record(Kind.REVOCATIONS_CHANGED, revocations_digest((), ()), number=0)
     state.close()
     return fingerprint
 

@@ -18,6 +18,7 @@ import grpc
 from coordinator import contact as contacts
 from coordinator import (
     leftovers,
+    logbook,
     messages,
     registry,
     releases,
@@ -46,6 +47,8 @@ INTAKE_POLL_S = 1.0
 AUTHORISED: dict[str, identity.Role | None] = {
     "/hospital_edge_kit.v1.Enrolment/Enrol": None,
     "/hospital_edge_kit.v1.Exchange/Contact": identity.Role.SITE,
+    "/hospital_edge_kit.v1.Exchange/Leaves": identity.Role.SITE,
+    "/hospital_edge_kit.v1.Exchange/Cosign": identity.Role.SITE,
     "/hospital_edge_kit.v1.Exchange/Renew": identity.Role.SITE,
     "/hospital_edge_kit.v1.Exchange/Begin": identity.Role.SITE,
     "/hospital_edge_kit.v1.Exchange/Upload": identity.Role.SITE,
@@ -83,8 +86,15 @@ class _Exchange(stubs.ExchangeServicer):
         self._received = received
 
     def Contact(self, request: Any, site: str) -> Any:
-        news = contacts.contact(self._coordinator, site, request.known_size)
+        news = contacts.contact(self._coordinator, site, request.known_size, request.first_leaf)
         return messages.contact_reply(news)
+
+    def Leaves(self, request: Any, _site: str) -> Any:
+        return pb.LeavesReply(leaves=logbook.page(self._coordinator, request.first))
+
+    def Cosign(self, request: Any, site: str) -> Any:
+        logbook.take_cosignature(self._coordinator, site, request.size, request.signature)
+        return pb.CosignReply()
 
     def Renew(self, request: Any, site: str) -> Any:
         chain = registry.renew(self._coordinator, site, request.tls_request)

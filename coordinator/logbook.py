@@ -1,18 +1,25 @@
-"""The audit log as a service: checkpoints, proofs, receipts, and checking all of it again."""
+"""The audit log as a service: checkpoints, proofs, receipts, leaves, and what witnesses sign."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 
 from coordinator import state
 from coordinator.context import Coordinator
-from coordinator.errors import StateError
+from coordinator.errors import NotAllowedError, StateError
 from coordinator.state import Transaction
-from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import Event
-from kit.errors import FormatError
-from pki import keys
+from federation.auditlog.history import witness_name
+from kit import canonical, clock
+from kit.errors import FormatError, LimitError
+
+MAX_PAGE_LEAVES = 4096
+MAX_PAGE_BYTES = 1 << 20
+MAX_ENTRIES_A_DAY = 100  # that one site may cause
+KEPT_COSIGNATURES = 100  # of one site: enough that others' receipts find a common checkpoint
+_CLOCK_SLACK = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,24 +30,15 @@ class Entry:
     receipt: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """What `audit verify` found."""
-
-    size: int
-    root: str
-    checkpoint: str
-
-
 class Proofs:
     """Proofs against one snapshot of the log: every answer fits the same checkpoint."""
 
     def __init__(self, coordinator: Coordinator, tx: Transaction) -> None:
+        self._coordinator = coordinator
         self._tx = tx
-        self._hashes = tx.leaf_hashes()
-        self.size = len(self._hashes)
-        head = Checkpoint(origin=coordinator.log_origin, size=self.size, root=_root(self._hashes))
-        self.checkpoint = head.sign(coordinator.log_key)
+        self._tree = tx.tree()
+        self.size = self._tree.size
+        self.checkpoint = self._note(self.size)
 
     def consistency(self, known_size: int) -> list[bytes]:
         """Return the proof that the log only grew since `known_size`.
@@ -51,9 +49,10 @@ class Proofs:
         if known_size > self.size:
             raise StateError(
                 f"this log has {self.size} entries, the site has seen {known_size}",
-                hint="the coordinator's state was rolled back; do not go on before it is explained",
+                hint="the coordinator's state was rolled back; do not go on before it is explained:"
+                " see `Recovery` in docs/audit-log.md",
             )
-        return merkle.consistency_proof(known_size, self._hashes) if known_size else []
+        return self._tree.consistency_proof(known_size) if known_size else []
 
     def entries(self, subject: str) -> list[Entry]:
         """Return every entry about one digest, with receipts."""
@@ -64,32 +63,108 @@ class Proofs:
         )
         return [self._entry(row.position, row.leaf) for row in self._tx.all(query)]
 
+    def witnessed(self) -> list[str]:
+        """Return the checkpoints that hold each witness's newest cosignature, oldest first."""
+        table = state.cosignatures
+        newest = sa.select(sa.func.max(table.c.size).label("size")).group_by(table.c.pseudonym)
+        sizes = sorted({row.size for row in self._tx.all(newest)})
+        return [self._note(size) for size in sizes if size <= self.size]
+
+    def _note(self, size: int) -> str:
+        table = state.cosignatures
+        query = sa.select(table.c.line).where(table.c.size == size).order_by(table.c.pseudonym)
+        lines = [row.line for row in self._tx.all(query)]
+        return self._head(size).sign(self._coordinator.log_key, lines)
+
+    def _head(self, size: int) -> Checkpoint:
+        origin = self._coordinator.log_origin
+        return Checkpoint(origin=origin, size=size, root=self._tree.root(size))
+
     def _entry(self, position: int, leaf: bytes) -> Entry:
-        path = tuple(merkle.inclusion_proof(position, self._hashes))
+        path = tuple(self._tree.inclusion_proof(position))
         receipt = Receipt(index=position, path=path, checkpoint=self.checkpoint)
         return Entry(leaf=leaf, receipt=receipt.to_text())
 
 
-def verify(coordinator: Coordinator) -> Audit:
-    """Recompute the whole log from its leaves and sign what comes out.
+def leaves(tx: Transaction, first: int) -> list[bytes]:
+    """Return one page of leaves from number `first` on, oldest first; empty at the end."""
+    table = state.log
+    first = min(first, canonical.MAX_INTEGER)
+    query = sa.select(table.c.leaf).where(table.c.position >= first).order_by(table.c.position)
+    page: list[bytes] = []
+    size = 0
+    for row in tx.all(query.limit(MAX_PAGE_LEAVES)):
+        size += len(row.leaf)
+        if page and size > MAX_PAGE_BYTES:
+            break
+        page.append(row.leaf)
+    return page
+
+
+def page(coordinator: Coordinator, first: int) -> list[bytes]:
+    """Return one page of leaves from number `first` on; see `leaves`."""
+    with coordinator.state.read() as tx:
+        return leaves(tx, first)
+
+
+def checkpoint(coordinator: Coordinator) -> str:
+    """Return the checkpoint of the log as it is, with the cosignatures on it."""
+    with coordinator.state.read() as tx:
+        return Proofs(coordinator, tx).checkpoint
+
+
+def take_cosignature(coordinator: Coordinator, site: str, size: int, line: str) -> None:
+    """Keep what a site signed as a witness of the first `size` entries.
 
     Raises:
-        FormatError: a leaf or its stored hash was altered, or positions have holes.
+        NotAllowedError: the site is not active.
+        FormatError: it is not this site's cosignature, or its time is an hour off.
+        IdentityError: it fits another log than this one.
+        StateError: this log is not that large.
     """
-    with coordinator.state.read() as tx:
-        rows = tx.all(sa.select(state.log).order_by(state.log.c.position))
-    frontier = merkle.Frontier()
-    for position, row in enumerate(rows):
-        if row.position != position or merkle.leaf_hash(row.leaf) != row.hash:
-            raise FormatError(f"log entry {position} was altered or removed")
-        if Event.from_leaf(row.leaf).subject != row.subject:
-            raise FormatError(f"log entry {position} is filed under another subject")
-        frontier.append(row.hash)
-    head = Checkpoint(origin=coordinator.log_origin, size=frontier.size, root=frontier.root())
-    text = head.sign(coordinator.log_key)
-    public = keys.public_bytes(coordinator.log_key)
-    Checkpoint.verify(text, origin=coordinator.log_origin, key=public)
-    return Audit(size=frontier.size, root=frontier.root().hex(), checkpoint=text)
+    with coordinator.write() as tx:
+        row = tx.one(sa.select(state.sites).where(state.sites.c.id == site))
+        if row is None or row.state != "active":
+            raise NotAllowedError(f"site `{site}` is no witness of this log")
+        tree = tx.tree()
+        if not 0 < size <= tree.size:
+            raise StateError(f"this log has {tree.size} entries; nothing else can be cosigned")
+        head = Checkpoint(origin=coordinator.log_origin, size=size, root=tree.root(size))
+        name = witness_name(head.origin, row.pseudonym)
+        at = head.check_cosignature(line, name=name, key=row.witness_key)
+        if abs(at - tx.now) > _CLOCK_SLACK:
+            raise FormatError("the cosignature's time is not now", hint="set the site's clock")
+        _keep_cosignature(tx, row.pseudonym, size, line, clock.rfc3339(at))
+
+
+def _keep_cosignature(tx: Transaction, pseudonym: str, size: int, line: str, time: str) -> None:
+    table = state.cosignatures
+    own = table.c.pseudonym == pseudonym
+    tx.execute(sa.delete(table).where(own, table.c.size == size))
+    tx.execute(sa.insert(table).values(pseudonym=pseudonym, size=size, line=line, time=time))
+    newest = sa.select(table.c.size).where(own).order_by(table.c.size.desc())
+    kept = newest.limit(KEPT_COSIGNATURES).scalar_subquery()
+    tx.execute(sa.delete(table).where(own, table.c.size.not_in(kept)))
+
+
+def charge(tx: Transaction, site: str, *, entries: int = 1) -> None:
+    """Count what a site is about to put on the log today; `entries=0` only looks.
+
+    A withdrawal is not charged: taking back what was submitted never waits.
+
+    Raises:
+        LimitError: it caused its share of the day.
+    """
+    table, day = state.log_causes, tx.now.date().isoformat()
+    row = tx.one(sa.select(table).where(table.c.site == site, table.c.day == day))
+    caused = row.entries if row is not None else 0
+    if caused + max(entries, 1) > MAX_ENTRIES_A_DAY:
+        raise LimitError(
+            f"this site caused {caused} log entries today, which is all it may",
+            hint="it may again after midnight UTC; find out what runs in a loop",
+        )
+    tx.execute(sa.delete(table).where(table.c.site == site))
+    tx.execute(sa.insert(table).values(site=site, day=day, entries=caused + entries))
 
 
 def events(coordinator: Coordinator) -> list[Event]:
@@ -97,10 +172,3 @@ def events(coordinator: Coordinator) -> list[Event]:
     with coordinator.state.read() as tx:
         rows = tx.all(sa.select(state.log.c.leaf).order_by(state.log.c.position))
     return [Event.from_leaf(row.leaf) for row in rows]
-
-
-def _root(hashes: list[bytes]) -> bytes:
-    frontier = merkle.Frontier()
-    for leaf in hashes:
-        frontier.append(leaf)
-    return frontier.root()

@@ -40,6 +40,9 @@ def contact_reply(news: News) -> Any:
             )
             for r in news.releases
         ],
+        first_leaf=news.first_leaf,
+        leaves=news.leaves,
+        witnessed=news.witnessed,
     )
 
 

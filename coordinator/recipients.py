@@ -39,6 +39,9 @@ def add(coordinator: Coordinator, tx: Transaction, study: Study, site: str) -> N
             envelope=dsse.sign(document.to_bytes(), RECIPIENT_KEY_TYPE, key, keyid=keyid),
         )
     )
+    query = sa.select(state.sites.c.pseudonym).where(state.sites.c.id == site)
+    pseudonym = tx.connection.scalar(query)
+    tx.record(Kind.RECIPIENT_ISSUED, kem.key_id(public), study=study.digest, site=pseudonym)
 
 
 def rotate(coordinator: Coordinator, tx: Transaction, study_digest: str, site: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import recipients, staging, state
+from coordinator import logbook, recipients, staging, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.state import Transaction
@@ -100,6 +100,7 @@ def issue_token(
         exchange_address=f"{host}:{settings.exchange_port}",
         expires=expires,
         pins=pins(coordinator),
+        checkpoint=logbook.checkpoint(coordinator),
     )
 
 
@@ -254,6 +255,7 @@ def confirm(coordinator: Coordinator, site: str, code: str) -> Site:
         )
         fingerprint = certificates.fingerprint(signing)
         tx.record(Kind.SITE_CONFIRMED, fingerprint, site=row.pseudonym)
+        tx.record(Kind.WITNESS_REGISTERED, row.witness_key.hex(), site=row.pseudonym)
         for study in tx.all(sa.select(state.studies).where(state.studies.c.open)):
             recipients.add(coordinator, tx, Study.from_bytes(study.manifest), site)
         return _site(_site_row(tx, site))
@@ -265,10 +267,12 @@ def renew(coordinator: Coordinator, site: str, tls_request: bytes) -> bytes:
     Raises:
         IdentityError: the request does not prove its key.
         NotAllowedError: the site is not active.
+        LimitError: it renewed too often today.
     """
     key = certificates.requested_tls_key(tls_request)
     with coordinator.write() as tx:
         row = active_site(tx, site)
+        logbook.charge(tx, site)
         who = identity.site(coordinator.config.federation, site)
         leaf = certificates.issue_tls_client(coordinator.issuing, who, key, now=tx.now)
         chain = certificates.pem(leaf, coordinator.issuing.certificate)
@@ -391,7 +395,8 @@ def create_study(coordinator: Coordinator, study: Study) -> str:
                 open=True,
             )
         )
-        tx.record(Kind.STUDY_CREATED, study.digest, round=study.round)
+        issued = int(clock.parse_rfc3339(study.created).timestamp())
+        tx.record(Kind.STUDY_CREATED, study.digest, round=study.round, issued=issued)
         for row in tx.all(sa.select(state.sites).where(state.sites.c.state == ACTIVE)):
             recipients.add(coordinator, tx, study, row.id)
     return study.digest

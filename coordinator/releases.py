@@ -14,6 +14,7 @@ from coordinator.plans import Plan
 from coordinator.state import Transaction
 from coordinator.submissions import BlueprintState
 from federation.auditlog.events import Kind
+from federation.auditlog.history import revocations_digest
 from federation.blueprint.statement import Statement
 from federation.release import statement as documents
 from federation.release.statement import Artefact, Release, Revocations, Role
@@ -109,7 +110,6 @@ def _insert(
     if replaces:
         tx.execute(sa.delete(state.releases).where(state.releases.c.digest == release.digest))
         tx.execute(sa.delete(state.lineage).where(state.lineage.c.descendant == release.digest))
-        tx.put("revocations", str(int(tx.get("revocations") or 0) + 1))
     tx.execute(
         sa.insert(state.releases).values(
             digest=release.digest,
@@ -131,6 +131,8 @@ def _insert(
         plan=release.plan,
         statement=canonical.digest(release.to_bytes()),
     )
+    if replaces:
+        change_revocations(tx)
 
 
 def list_releases(coordinator: Coordinator) -> list[Published]:
@@ -163,19 +165,32 @@ def model_path(coordinator: Coordinator, digest: str) -> Path:
     return coordinator.home.release(digest)
 
 
-def revocations(coordinator: Coordinator, tx: Transaction) -> bytes:
-    """Return the signed list of everything out of use."""
+def change_revocations(tx: Transaction) -> None:
+    """Give the list of everything out of use its next number, on the log."""
+    number = int(tx.get("revocations") or 0) + 1
+    tx.put("revocations", str(number))
+    tx.record(Kind.REVOCATIONS_CHANGED, revocations_digest(*out_of_use(tx)), number=number)
+
+
+def out_of_use(tx: Transaction) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the digests of every revoked blueprint and every withdrawn release, sorted."""
     blueprint, release = state.blueprints, state.releases
     revoked = tx.all(
         sa.select(blueprint.c.digest).where(blueprint.c.state == BlueprintState.REVOKED)
     )
     withdrawn = tx.all(sa.select(release.c.digest).where(release.c.withdrawn.is_(True)))
+    return tuple(sorted(r.digest for r in revoked)), tuple(sorted(r.digest for r in withdrawn))
+
+
+def revocations(coordinator: Coordinator, tx: Transaction) -> bytes:
+    """Return the signed list of everything out of use."""
+    blueprints, withdrawn = out_of_use(tx)
     document = Revocations(
         federation=coordinator.config.federation,
         number=int(tx.get("revocations") or 0),
         issued=clock.rfc3339(tx.now),
-        blueprints=tuple(sorted(row.digest for row in revoked)),
-        releases=tuple(sorted(row.digest for row in withdrawn)),
+        blueprints=blueprints,
+        releases=withdrawn,
     )
     return documents.sign(
         document.to_bytes(),

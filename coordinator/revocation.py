@@ -15,6 +15,7 @@ from cryptography import x509
 from coordinator import leftovers, payloads, recipients, registry, reviews, staging, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
+from coordinator.releases import change_revocations
 from coordinator.state import Transaction
 from coordinator.submissions import BlueprintState
 from federation.auditlog.events import Kind
@@ -184,7 +185,7 @@ def _take_out(
             .values(withdrawn=True)
         )
         tx.record(Kind.RELEASE_WITHDRAWN, release, blueprint=row.digest)
-    tx.put("revocations", str(int(tx.get("revocations") or 0) + 1))
+    change_revocations(tx)
     recipients.rotate(coordinator, tx, row.study_digest, row.site)
     return after
 

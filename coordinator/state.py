@@ -20,7 +20,7 @@ from coordinator import migrations
 from federation.auditlog import merkle
 from federation.auditlog.events import Event, Kind
 from kit import clock
-from kit.errors import KitError
+from kit.errors import FormatError, KitError
 from kit.files import exclusive
 
 SCHEMA_VERSION = migrations.NEWEST
@@ -42,6 +42,29 @@ log = sa.Table(
     sa.Column("leaf", sa.LargeBinary, nullable=False),
     sa.Column("hash", sa.LargeBinary, nullable=False),
     sa.Column("subject", sa.String, nullable=False, index=True),
+)
+log_nodes = sa.Table(  # roots of complete subtrees above the leaves: proofs in logarithmic time
+    "log_nodes",
+    metadata,
+    sa.Column("level", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+cosignatures = sa.Table(
+    "cosignatures",
+    metadata,
+    sa.Column("pseudonym", sa.String, primary_key=True),
+    sa.Column("size", sa.Integer, primary_key=True),
+    sa.Column("line", sa.String, nullable=False),
+    sa.Column("time", sa.String, nullable=False),
+)
+log_causes = sa.Table(  # how many entries a site caused on a day (UTC)
+    "log_causes",
+    metadata,
+    sa.Column("site", sa.String, primary_key=True),
+    sa.Column("day", sa.String, primary_key=True),
+    sa.Column("entries", sa.Integer, nullable=False),
 )
 sites = sa.Table(
     "sites",
@@ -131,10 +154,15 @@ lineage = sa.Table(
 )
 
 _APPEND_ONLY = [
-    f"CREATE TRIGGER IF NOT EXISTS log_no_{verb} BEFORE {verb} ON log "
+    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
     "BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
+    for table in ("log", "log_nodes")
     for verb in ("update", "delete")
 ]
+_INSERT_LEAF = "INSERT INTO log (position, leaf, hash, subject) VALUES (?, ?, ?, ?)"
+_INSERT_NODE = "INSERT INTO log_nodes (level, number, hash) VALUES (?, ?, ?)"
+_LEAF_HASH = "SELECT hash FROM log WHERE position = ?"
+_NODE_HASH = "SELECT hash FROM log_nodes WHERE level = ? AND number = ?"
 
 
 class Transaction:
@@ -167,14 +195,41 @@ class Transaction:
         event = Event(
             kind=kind, time=clock.rfc3339(self.now), subject=subject, actor=actor, details=details
         )
-        leaf = event.to_leaf()
-        position = self.connection.scalar(sa.select(sa.func.count()).select_from(log)) or 0
-        row = {"position": position, "leaf": leaf, "hash": merkle.leaf_hash(leaf)}
-        self.execute(sa.insert(log).values(**row, subject=subject))
+        self.append(event.to_leaf(), subject)
 
-    def leaf_hashes(self) -> list[bytes]:
-        """Return every leaf hash in log order."""
-        return [row.hash for row in self.all(sa.select(log.c.hash).order_by(log.c.position))]
+    def append(self, leaf: bytes, subject: str) -> None:
+        """Append the bytes of one leaf, and every subtree that it completes."""
+        position, hashed = self.log_size(), merkle.leaf_hash(leaf)
+        self.connection.exec_driver_sql(_INSERT_LEAF, (position, leaf, hashed, subject))
+        for node in merkle.completed(position, hashed, self.node):
+            self.connection.exec_driver_sql(_INSERT_NODE, node)
+
+    def fill_nodes(self) -> None:
+        """Make the subtree roots of a log that was written before they were kept."""
+        for position in range(self.log_size()):
+            for node in merkle.completed(position, self.node(0, position), self.node):
+                self.connection.exec_driver_sql(_INSERT_NODE, node)
+
+    def log_size(self) -> int:
+        """Return the number of log entries."""
+        last = self.connection.exec_driver_sql("SELECT max(position) FROM log").scalar()
+        return 0 if last is None else int(last) + 1
+
+    def node(self, level: int, index: int) -> bytes:
+        """Return the root of a complete subtree of the log (a `merkle.Node`)."""
+        if level == 0:
+            found = self.connection.exec_driver_sql(_LEAF_HASH, (index,)).scalar()
+        else:
+            found = self.connection.exec_driver_sql(_NODE_HASH, (level, index)).scalar()
+        if not isinstance(found, bytes):
+            raise FormatError(
+                "the audit log's table has holes", hint="run `coordinator audit verify`"
+            )
+        return found
+
+    def tree(self) -> merkle.Tree:
+        """Return the log as a tree; valid within this transaction."""
+        return merkle.Tree(self.log_size(), self.node)
 
     def get(self, name: str) -> str | None:
         """Return one value of the meta table."""
@@ -229,8 +284,12 @@ class State:
             KitError: a newer kit wrote it.
         """
         with self.write(clock.utc_now()) as tx:
-            for statement in migrations.steps_from(_schema_of(tx)):
+            before = _schema_of(tx)
+            for statement in migrations.steps_from(before):
                 tx.execute(sa.text(statement))
+            if before < migrations.LOG_NODES:
+                tx.fill_nodes()
+                migrations.log_what_was_not_logged(tx)
             tx.put("schema", str(SCHEMA_VERSION))
 
     @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import registry, state
+from coordinator import logbook, registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.logbook import Entry, Proofs
@@ -113,6 +113,7 @@ def begin(
             statement, _expectations(coordinator, tx, site, study_digest, chain)
         )
         _check_single(tx, site, study_digest)
+        logbook.charge(tx, site, entries=0)
         _forget_incomplete(coordinator, tx, site, study_digest)
         tx.execute(
             sa.insert(state.blueprints).values(
@@ -185,6 +186,7 @@ def commit(coordinator: Coordinator, site: str, digest: str) -> Progress:
             .values(state=BlueprintState.RECEIVED, received=clock.rfc3339(tx.now))
         )
         if changed.rowcount:
+            logbook.charge(tx, site, entries=2)  # what intake will say of it as well
             tx.execute(
                 sa.update(state.sites)
                 .where(state.sites.c.id == site)

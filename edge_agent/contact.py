@@ -1,14 +1,16 @@
 """Contact with the coordinator: ask, verify everything, then keep it."""
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from edge_agent import outbox, trust
+from edge_agent import mirror, outbox, trust
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
-from edge_agent.trust import Entry, News, Trust, World
-from federation.auditlog.checkpoint import Receipt
+from edge_agent.trust import Before, Entry, News, Trust, World
+from edge_agent.witness import EXPLAIN, Milestone
+from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size
 from federation.auditlog.events import Event, Kind
 from kit import clock
 from kit.errors import KitError
@@ -31,33 +33,128 @@ def known(home: Home) -> Trust | None:
     return Trust.from_bytes(home.read(home.trust, "trust state"))
 
 
-def contact(home: Home, exchange: Exchange) -> World:
-    """Ask for the state of the world, verify it, and keep it.
+def held(home: Home) -> Before:
+    """Return everything that the next answer must contain.
+
+    Raises:
+        TrustError: this site saw the log before, but what it proved then is gone or was changed.
+    """
+    trusted = known(home)
+    marks = _first_checkpoint(home)
+    if trusted is not None:
+        leaves = mirror.load(home, trusted.size, trusted.root)
+        return Before(trust=trusted, leaves=leaves, milestones=marks)
+    if home.log_copy.is_file() or receipts(home):
+        raise TrustError(
+            f"`{home.trust}` is missing, though this site has been in contact before: without it"
+            " any log, however rewritten, would be believed",
+            hint="bring the file back from a backup; where there is none, `edge-agent audit"
+            " rebuild` starts again from the receipts, and says what that cannot prove",
+        )
+    return Before(trust=None, milestones=marks)
+
+
+def held_without_trust(home: Home) -> Before:
+    """Return what receipts and the copy of the log still prove where the trust state is lost.
+
+    Raises:
+        KitError: a receipt does not hold, or the trust state is not lost.
+    """
+    if home.trust.is_file():
+        raise KitError(f"`{home.trust}` is there: nothing is to be rebuilt")
+    pins, marks = home.pins, list(_first_checkpoint(home))
+    for path, entry in receipts(home):
+        head = Receipt.from_text(entry.receipt).verify(
+            entry.leaf, origin=pins.log_origin, key=pins.log_key
+        )
+        marks.append(Milestone(size=head.size, root=head.root, what=f"the receipt `{path.name}`"))
+    return Before(trust=None, milestones=tuple(marks))
+
+
+def _first_checkpoint(home: Home) -> tuple[Milestone, ...]:
+    if not home.first_checkpoint.is_file():
+        return ()
+    text, pins = home.read(home.first_checkpoint, "checkpoint").decode(), home.pins
+    head = Checkpoint.verify(text, origin=pins.log_origin, key=pins.log_key)
+    return (Milestone(size=head.size, root=head.root, what="the enrolment token's checkpoint"),)
+
+
+def contact(home: Home, exchange: Exchange, *, before: Before | None = None) -> World:
+    """Ask for the state of the world, verify it, keep it, and vouch for the log as a witness.
 
     Raises:
         TrustError: it contradicts what was proved before, or leaves out what concerns this site.
         KitError: the coordinator cannot be reached or refuses.
     """
-    before = known(home)
+    before = held(home) if before is None else before
     now = clock.utc_now()
-    trust.check_clock(before, now)
-    news = exchange.contact(before.size if before else 0)
-    world = take(home, news, known=before, now=now)
+    trust.check_clock(before.trust, now)
+    size = before.trust.size if before.trust else 0
+    news = _read_on(exchange, exchange.contact(size, len(before.leaves)))
+    world = take(home, news, before=before, now=now)
+    line = cosignature(home, world, now=now)
+    if line is not None:
+        exchange.cosign(world.trust.size, line)
     _renew(home, exchange, now)
     return world
 
 
-def take(home: Home, news: News, *, known: Trust | None, now: datetime) -> World:
+def _read_on(exchange: Exchange, news: News) -> News:
+    """Ask for the pages of the log that the first answer did not hold."""
+    size, leaves = claimed_size(news.checkpoint), list(news.leaves)
+    while news.first_leaf + len(leaves) < size:
+        if len(leaves) > mirror.MAX_ENTRIES:
+            raise TrustError(f"the log grew by more than {mirror.MAX_ENTRIES} entries at once")
+        page = exchange.leaves(news.first_leaf + len(leaves))
+        if not page:
+            break
+        leaves += page
+    return replace(news, leaves=tuple(leaves[: size - news.first_leaf]))
+
+
+def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
     """Verify what the coordinator says, however it came here, and keep it.
 
     Raises:
         TrustError: it contradicts what was proved before, or leaves out what concerns this site.
         KitError: a signature, certificate or format is off.
     """
-    world = trust.accept(news, pins=home.pins, site=home.config.site, known=known, now=now)
+    world = trust.accept(news, pins=home.pins, site=home.config.site, before=before, now=now)
     _check_none_vanished(home, world)
-    _keep(home, world)
+    _check_studies_unchanged(home, world)
+    _keep(home, world, held=min(len(before.leaves), news.first_leaf))
     return world
+
+
+def cosignature(home: Home, world: World, *, now: datetime) -> str | None:
+    """Return this site's signature line under the log it just verified; None if it is no witness.
+
+    A site whose key the log does not hold (revoked, or of a log that registered none) is none.
+    """
+    return world.log.cosign(keys.load_signing(home.key("witness.key")), at=now)
+
+
+def witness_key(home: Home) -> bytes:
+    """Return the public key by which the log knows this site."""
+    return keys.public_bytes(keys.load_signing(home.key("witness.key")))
+
+
+def _check_studies_unchanged(home: Home, world: World) -> None:
+    """Refuse another manifest under the name of a study that this site knows, but for a new round.
+
+    What a person here agreed to under that name would otherwise change behind their back.
+    """
+    for offer in world.studies:
+        path = home.study_file(offer.study.id, "manifest")
+        if not path.is_file():
+            continue
+        kept = trust.open_study(home.read(path, "study"), home.pins)
+        if kept.digest != offer.study.digest and offer.study.round <= kept.round:
+            raise TrustError(
+                f"study `{kept.id}` is signed anew with other terms, but not as a new round",
+                hint=f"this site agreed to `{kept.digest[:16]}`; ask the coordinator what changed."
+                " A change is a new round or another study id",
+            )
 
 
 def _check_none_vanished(home: Home, world: World) -> None:
@@ -72,11 +169,11 @@ def _check_none_vanished(home: Home, world: World) -> None:
         if not is_release and (Receipt.from_text(entry.receipt).index, entry.leaf) not in shown:
             raise TrustError(
                 f"the coordinator no longer shows the log entry `{path.name}` that it proved here",
-                hint="do not submit; keep this home, and ask the coordinator's auditor to explain",
+                hint=EXPLAIN,
             )
 
 
-def _keep(home: Home, world: World) -> None:
+def _keep(home: Home, world: World, *, held: int) -> None:
     for offer in world.studies:
         write_atomic(home.study_file(offer.study.id, "manifest"), offer.manifest)
         recipient = home.study_file(offer.study.id, "recipient")
@@ -85,13 +182,16 @@ def _keep(home: Home, world: World) -> None:
         else:
             recipient.unlink(missing_ok=True)
     for entry in world.entries:
-        keep_entry(home, entry)
+        index = Receipt.from_text(entry.receipt).index
+        better = world.log.receipt(index, world.notes)
+        keep_entry(home, entry if better is None else Entry(leaf=entry.leaf, receipt=better))
     _purge_outbox(home, world)
+    mirror.store(home.log_copy, held, world.log.leaves)
     write_atomic(home.trust, world.trust.to_bytes())
 
 
 def keep_entry(home: Home, entry: Entry) -> None:
-    """Keep one log leaf with its newest receipt."""
+    """Keep one log leaf with its receipt."""
     event = Event.from_leaf(entry.leaf)
     index = Receipt.from_text(entry.receipt).index
     stem = home.receipts / f"{index:06d}-{event.kind}-{event.subject[:16]}"

@@ -241,6 +241,7 @@ def settle(request: Request, reply: EnrolReply, *, issued: datetime) -> Enrolled
         lifetime_delta=request.lifetime[1],
     )
     write_atomic(home.path / "pins.json", canonical.encode(token.pins.to_table()), mode=0o600)
+    write_atomic(home.first_checkpoint, token.checkpoint.encode())
     config.save(home.path / CONFIG, settings)
     for name in ("tls.key", "signing.key", "witness.key"):
         write_secret(home.key(name), home.read(pending / name, "key"))

@@ -91,13 +91,27 @@ class Exchange:
         with tls.client_channel(address, root=pem, key=key, chain=chain) as channel:
             yield cls(channel, address)
 
-    def contact(self, known_size: int) -> News:
-        """Ask for the state of the world; nothing in it is verified yet."""
+    def contact(self, known_size: int, first_leaf: int = 0) -> News:
+        """Ask for the state of the world; nothing in it is verified yet.
+
+        The audit log comes from leaf `first_leaf` on, as far as the first page goes.
+        """
+        request = pb.ContactRequest(known_size=known_size, first_leaf=first_leaf)
         with _errors(self._address):
-            reply = self._stub.Contact(
-                pb.ContactRequest(known_size=known_size), timeout=CALL_TIMEOUT_S
-            )
+            reply = self._stub.Contact(request, timeout=CALL_TIMEOUT_S)
         return messages.news(reply)
+
+    def leaves(self, first: int) -> tuple[bytes, ...]:
+        """Return one more page of the audit log."""
+        with _errors(self._address):
+            reply = self._stub.Leaves(pb.LeavesRequest(first=first), timeout=CALL_TIMEOUT_S)
+        return tuple(reply.leaves)
+
+    def cosign(self, size: int, line: str) -> None:
+        """Hand in this site's signature under a checkpoint."""
+        with _errors(self._address):
+            request = pb.CosignRequest(size=size, signature=line)
+            self._stub.Cosign(request, timeout=CALL_TIMEOUT_S)
 
     def renew(self, tls_request: bytes) -> bytes:
         """Return a fresh TLS chain (PEM) for a fresh key."""

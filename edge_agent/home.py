@@ -119,6 +119,16 @@ class Home:
         """What the coordinator has proved so far."""
         return self.path / "state" / "trust.json"
 
+    @property
+    def log_copy(self) -> Path:
+        """This site's copy of the audit log."""
+        return self.path / "state" / "log.jsonl"
+
+    @property
+    def first_checkpoint(self) -> Path:
+        """The log's checkpoint that came with the enrolment token."""
+        return self.path / "state" / "first-checkpoint.note"
+
     def study_file(self, study: str, kind: str) -> Path:
         """Return the path of a study's signed document (`manifest` or `recipient`)."""
         name = canonical.name(study, what="study id")

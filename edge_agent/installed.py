@@ -10,6 +10,7 @@ from edge_agent import contact, trust
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.trust import OfferedRelease, World
+from edge_agent.witness import require_vouched
 from federation.auditlog.checkpoint import Receipt
 from federation.release import statement as documents
 from federation.release.onnx_lint import ModelContract, lint
@@ -88,6 +89,9 @@ def install(
             hint="the coordinator has to build one",
         )
     offer = max(current, key=lambda r: Receipt.from_text(r.published.receipt).index)
+    index = Receipt.from_text(offer.published.receipt).index
+    what = f"release `{offer.release.digest[:16]}`"
+    require_vouched(index, world.log, world.vouchings, contact.witness_key(home), what=what)
     downloaded = _download(home, source, offer, got)
     _install(home, study, offer, world.signing_chain)
     return Fetched(

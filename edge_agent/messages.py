@@ -68,6 +68,9 @@ def news(reply: Any) -> News:
             )
             for r in reply.releases
         ),
+        first_leaf=reply.first_leaf,
+        leaves=tuple(reply.leaves),
+        witnessed=tuple(reply.witnessed),
     )
 
 

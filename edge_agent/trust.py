@@ -5,6 +5,8 @@ Invariants:
 - The log only grows: every contact proves consistency with the newest checkpoint held here.
 - The revocation list's number, and the newest signed time seen, never go back (A18).
 - A state of a blueprint or release counts only with the log entry that made it so, and none after.
+- Every leaf of the log is read, and their root is the checkpoint's; studies, recipient keys and the
+  revocation list are those that the log records.
 - Every receipt leads to the very checkpoint of the contact that brought it.
 """
 
@@ -13,29 +15,22 @@ from datetime import datetime
 from typing import Self
 
 from edge_agent.errors import TrustError
+from edge_agent.witness import EXPLAIN, LogView, Milestone, Vouching
 from federation import dsse, study
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt
-from federation.auditlog.events import Event, Kind
+from federation.auditlog.events import PROOF_OF_STATE, Event, Kind
+from federation.auditlog.history import History, revocations_digest
 from federation.release import statement as documents
 from federation.release.statement import Release, Revocations
 from federation.study import RecipientKey, Study
 from kit import canonical, clock
 from kit.errors import FormatError, KitError
-from pki import certificates, identity
+from pki import certificates, identity, kem
 from pki.enrolment import Pins
 
 VERSION = 1
 
-# The log entry that each state of a blueprint rests on.
-PROOF_OF_STATE = {
-    "received": Kind.BLUEPRINT_RECEIVED,
-    "pending": Kind.BLUEPRINT_PENDING,
-    "refused": Kind.BLUEPRINT_REFUSED,
-    "approved": Kind.BLUEPRINT_APPROVED,
-    "rejected": Kind.BLUEPRINT_REJECTED,
-    "revoked": Kind.BLUEPRINT_REVOKED,
-}
 RECEIVING = "receiving"
 
 
@@ -88,6 +83,9 @@ class News:
     studies: tuple[StudyNews, ...]
     blueprints: tuple[StatusNews, ...]
     releases: tuple[ReleaseNews, ...]
+    first_leaf: int
+    leaves: tuple[bytes, ...]
+    witnessed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +130,15 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What this site holds when it asks: all of it must be found again in the answer."""
+
+    trust: Trust | None
+    leaves: tuple[bytes, ...] = ()
+    milestones: tuple[Milestone, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedStudy:
     """A verified study and the verified key to seal to, with the signed documents as they came.
 
@@ -165,16 +172,28 @@ class World:
     releases: tuple[OfferedRelease, ...]
     signing_chain: bytes
     entries: tuple[Entry, ...]
+    witnessed: tuple[str, ...]
+    log: LogView
+    vouchings: dict[str, Vouching]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Every verified checkpoint at hand that other sites may have cosigned."""
+        return (*self.witnessed, self.trust.checkpoint)
 
 
-def accept(news: News, *, pins: Pins, site: str, known: Trust | None, now: datetime) -> World:
+def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) -> World:
     """Verify one contact's answer against what is known.
 
     Raises:
         TrustError: the log was rewritten, shortened or forked, or a list went back.
         KitError: a signature, certificate or format is off.
     """
+    known = before.trust
     checkpoint = _advance(news, pins, known)
+    log = LogView.read((*before.leaves[: news.first_leaf], *news.leaves), checkpoint)
+    log.require(_milestones(before))
+    vouchings = log.vouchings((*news.witnessed, news.checkpoint), pins)
     revocations = _revocations(news, pins, known, now)
     entries: list[Entry] = []
     for status in news.blueprints:
@@ -183,6 +202,7 @@ def accept(news: News, *, pins: Pins, site: str, known: Trust | None, now: datet
     for offer in news.releases:
         releases.append(_check_release(offer, news, pins, revocations, now))
         entries += [offer.published, *offer.withdrawal]
+    _check_list_is_logged(revocations, log.history)
     times = [revocations.issued, known.newest_time if known else ""]
     trust = Trust(
         checkpoint=news.checkpoint,
@@ -195,12 +215,29 @@ def accept(news: News, *, pins: Pins, site: str, known: Trust | None, now: datet
     )
     return World(
         trust=trust,
-        studies=tuple(_check_study(offer, pins, site) for offer in news.studies),
+        studies=tuple(_check_study(offer, pins, site, log.history) for offer in news.studies),
         blueprints=news.blueprints,
         releases=tuple(releases),
         signing_chain=news.signing_chain,
         entries=tuple(entries),
+        witnessed=news.witnessed,
+        log=log,
+        vouchings=vouchings,
     )
+
+
+def _milestones(before: Before) -> list[Milestone]:
+    marks = list(before.milestones)
+    if before.trust is not None:
+        root = bytes.fromhex(before.trust.root)
+        marks.append(Milestone(size=before.trust.size, root=root, what="what this site saw"))
+    return marks
+
+
+def _check_list_is_logged(revocations: Revocations, history: History) -> None:
+    content = revocations_digest(revocations.blueprints, revocations.releases)
+    if history.revocations != (revocations.number, content):
+        raise TrustError("the log does not record the revocation list as it was sent")
 
 
 def _advance(news: News, pins: Pins, known: Trust | None) -> Checkpoint:
@@ -218,7 +255,7 @@ def _advance(news: News, pins: Pins, known: Trust | None) -> Checkpoint:
     except FormatError as error:
         raise TrustError(
             f"the audit log contradicts what this site saw at size {known.size}: {error}",
-            hint="do not submit; keep this home, and ask the coordinator's auditor to explain",
+            hint=EXPLAIN,
         ) from error
     return checkpoint
 
@@ -287,12 +324,16 @@ def open_recipient_key(envelope: bytes, pins: Pins, expected: Study, site: str) 
     return found
 
 
-def _check_study(offer: StudyNews, pins: Pins, site: str) -> OfferedStudy:
+def _check_study(offer: StudyNews, pins: Pins, site: str, history: History) -> OfferedStudy:
     found = open_study(offer.manifest, pins)
+    if found.digest not in history.studies or offer.open is (found.digest in history.closed):
+        raise TrustError(f"the log does not record study `{found.id}` as it was sent")
+    key = None
     if offer.open or offer.recipient_key:
         key = open_recipient_key(offer.recipient_key, pins, found, site)
-    else:
-        key = None
+        current = {kid for (of, _), kid in history.recipients.items() if of == found.digest}
+        if kem.key_id(key.public) not in current:
+            raise TrustError(f"the log does not record the recipient key of study `{found.id}`")
     return OfferedStudy(
         study=found,
         recipient_key=key,

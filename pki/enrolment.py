@@ -68,7 +68,11 @@ class Pins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One invitation for one site: addresses, pins and a secret; sensitive."""
+    """One invitation for one site: addresses, pins and a secret; sensitive.
+
+    `checkpoint` is the audit log's at the time of the invitation (a signed note): whatever log the
+    site is shown later must contain that one.
+    """
 
     site: str
     secret: bytes
@@ -76,6 +80,7 @@ class Token:
     exchange_address: str
     expires: datetime
     pins: Pins
+    checkpoint: str
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes of the token file."""
@@ -88,6 +93,7 @@ class Token:
                 "exchange_address": self.exchange_address,
                 "expires": clock.rfc3339(self.expires),
                 "pins": self.pins.to_table(),
+                "checkpoint": self.checkpoint,
             }
         )
 
@@ -106,11 +112,14 @@ class Token:
             "exchange_address",
             "expires",
             "pins",
+            "checkpoint",
         }
         table = canonical.fields(
             canonical.decode(data, limit=MAX_TOKEN_BYTES), names, what="enrolment token"
         )
         canonical.version(table["version"], expected=VERSION, what="enrolment token")
+        if not isinstance(table["checkpoint"], str):
+            raise FormatError("enrolment token has no checkpoint")
         return cls(
             site=canonical.name(table["site"], what="site id"),
             secret=canonical.b64decode(table["secret"]),
@@ -118,6 +127,7 @@ class Token:
             exchange_address=address(table["exchange_address"]),
             expires=clock.parse_rfc3339(table["expires"], what="expires"),
             pins=Pins.from_table(table["pins"]),
+            checkpoint=table["checkpoint"],
         )
 
 

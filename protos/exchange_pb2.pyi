@@ -31,13 +31,15 @@ class EnrolReply(_message.Message):
     def __init__(self, confirmed: _Optional[bool] = ..., tls_chain: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., pseudonym: _Optional[str] = ...) -> None: ...
 
 class ContactRequest(_message.Message):
-    __slots__ = ("known_size",)
+    __slots__ = ("known_size", "first_leaf")
     KNOWN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LEAF_FIELD_NUMBER: _ClassVar[int]
     known_size: int
-    def __init__(self, known_size: _Optional[int] = ...) -> None: ...
+    first_leaf: int
+    def __init__(self, known_size: _Optional[int] = ..., first_leaf: _Optional[int] = ...) -> None: ...
 
 class ContactReply(_message.Message):
-    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases")
+    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases", "first_leaf", "leaves", "witnessed")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +47,9 @@ class ContactReply(_message.Message):
     STUDIES_FIELD_NUMBER: _ClassVar[int]
     BLUEPRINTS_FIELD_NUMBER: _ClassVar[int]
     RELEASES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LEAF_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_FIELD_NUMBER: _ClassVar[int]
     checkpoint: str
     consistency: _containers.RepeatedScalarFieldContainer[bytes]
     revocations: bytes
@@ -52,7 +57,34 @@ class ContactReply(_message.Message):
     studies: _containers.RepeatedCompositeFieldContainer[StudyEntry]
     blueprints: _containers.RepeatedCompositeFieldContainer[BlueprintStatus]
     releases: _containers.RepeatedCompositeFieldContainer[ReleaseEntry]
-    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ...) -> None: ...
+    first_leaf: int
+    leaves: _containers.RepeatedScalarFieldContainer[bytes]
+    witnessed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., first_leaf: _Optional[int] = ..., leaves: _Optional[_Iterable[bytes]] = ..., witnessed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LeavesRequest(_message.Message):
+    __slots__ = ("first",)
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    def __init__(self, first: _Optional[int] = ...) -> None: ...
+
+class LeavesReply(_message.Message):
+    __slots__ = ("leaves",)
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    leaves: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, leaves: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class CosignRequest(_message.Message):
+    __slots__ = ("size", "signature")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    signature: str
+    def __init__(self, size: _Optional[int] = ..., signature: _Optional[str] = ...) -> None: ...
+
+class CosignReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StudyEntry(_message.Message):
     __slots__ = ("manifest", "recipient_key", "open")

@@ -116,6 +116,16 @@ class ExchangeStub:
                 request_serializer=protos_dot_exchange__pb2.ContactRequest.SerializeToString,
                 response_deserializer=protos_dot_exchange__pb2.ContactReply.FromString,
                 _registered_method=True)
+        self.Leaves = channel.unary_unary(
+                '/hospital_edge_kit.v1.Exchange/Leaves',
+                request_serializer=protos_dot_exchange__pb2.LeavesRequest.SerializeToString,
+                response_deserializer=protos_dot_exchange__pb2.LeavesReply.FromString,
+                _registered_method=True)
+        self.Cosign = channel.unary_unary(
+                '/hospital_edge_kit.v1.Exchange/Cosign',
+                request_serializer=protos_dot_exchange__pb2.CosignRequest.SerializeToString,
+                response_deserializer=protos_dot_exchange__pb2.CosignReply.FromString,
+                _registered_method=True)
         self.Renew = channel.unary_unary(
                 '/hospital_edge_kit.v1.Exchange/Renew',
                 request_serializer=protos_dot_exchange__pb2.RenewRequest.SerializeToString,
@@ -149,6 +159,20 @@ class ExchangeServicer:
 
     def Contact(self, request, context):
         """The state of the world for this site, with proof that the log only grew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leaves(self, request, context):
+        """One page of the audit log's leaves, for a site that reads on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cosign(self, request, context):
+        """Hands in this site's signature as a witness of the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +220,16 @@ def add_ExchangeServicer_to_server(servicer, server):
                     servicer.Contact,
                     request_deserializer=protos_dot_exchange__pb2.ContactRequest.FromString,
                     response_serializer=protos_dot_exchange__pb2.ContactReply.SerializeToString,
+            ),
+            'Leaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leaves,
+                    request_deserializer=protos_dot_exchange__pb2.LeavesRequest.FromString,
+                    response_serializer=protos_dot_exchange__pb2.LeavesReply.SerializeToString,
+            ),
+            'Cosign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cosign,
+                    request_deserializer=protos_dot_exchange__pb2.CosignRequest.FromString,
+                    response_serializer=protos_dot_exchange__pb2.CosignReply.SerializeToString,
             ),
             'Renew': grpc.unary_unary_rpc_method_handler(
                     servicer.Renew,
@@ -251,6 +285,60 @@ class Exchange:
             '/hospital_edge_kit.v1.Exchange/Contact',
             protos_dot_exchange__pb2.ContactRequest.SerializeToString,
             protos_dot_exchange__pb2.ContactReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hospital_edge_kit.v1.Exchange/Leaves',
+            protos_dot_exchange__pb2.LeavesRequest.SerializeToString,
+            protos_dot_exchange__pb2.LeavesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cosign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hospital_edge_kit.v1.Exchange/Cosign',
+            protos_dot_exchange__pb2.CosignRequest.SerializeToString,
+            protos_dot_exchange__pb2.CosignReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,9 +23,12 @@ class Kind(StrEnum):
     FEDERATION_CREATED = "federation.created"
     STUDY_CREATED = "study.created"
     STUDY_CLOSED = "study.closed"
+    RECIPIENT_ISSUED = "recipient.issued"
+    REVOCATIONS_CHANGED = "revocations.changed"
     TOKEN_ISSUED = "token.issued"  # noqa: S105
     SITE_REQUESTED = "site.requested"
     SITE_CONFIRMED = "site.confirmed"
+    WITNESS_REGISTERED = "witness.registered"
     SITE_REVOKED = "site.revoked"
     CERTIFICATE_RENEWED = "certificate.renewed"
     BLUEPRINT_RECEIVED = "blueprint.received"
@@ -38,6 +41,18 @@ class Kind(StrEnum):
     KEY_DESTROYED = "key.destroyed"
     RELEASE_PUBLISHED = "release.published"
     RELEASE_WITHDRAWN = "release.withdrawn"
+    LOG_RECOVERED = "log.recovered"
+
+
+# The entry that each state of a blueprint rests on.
+PROOF_OF_STATE = {
+    "received": Kind.BLUEPRINT_RECEIVED,
+    "pending": Kind.BLUEPRINT_PENDING,
+    "refused": Kind.BLUEPRINT_REFUSED,
+    "approved": Kind.BLUEPRINT_APPROVED,
+    "rejected": Kind.BLUEPRINT_REJECTED,
+    "revoked": Kind.BLUEPRINT_REVOKED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +94,23 @@ class Event:
         canonical.sha256_hex(table["subject"], what="subject")
         _details(table["details"])
         return cls(**table)
+
+
+def read_leaf(leaf: bytes) -> Event | None:
+    """Parse a leaf of a log that is read as a whole; None for a kind that this version lacks.
+
+    Raises:
+        FormatError: it is no leaf.
+    """
+    table = canonical.decode(leaf, limit=MAX_LEAF_BYTES)
+    kind = table.get("kind") if isinstance(table, dict) else None
+    if isinstance(kind, str) and kind not in _KINDS:
+        canonical.name(kind, what="leaf kind")
+        return None
+    return Event.from_leaf(leaf)
+
+
+_KINDS = frozenset(str(kind) for kind in Kind)
 
 
 def _details(value: Any) -> None:

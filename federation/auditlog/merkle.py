@@ -1,11 +1,13 @@
 """The Merkle tree of RFC 9162 section 2.1: roots, inclusion and consistency proofs.
 
-Pure functions over leaf hashes (32 bytes each, in log order). `Frontier` grows a root in
-logarithmic time per leaf.
+Pure functions over hashes (32 bytes each, in log order). A `Tree` asks for the roots of complete
+subtrees, `node(level, index)`, and nothing else: with those kept in a table, roots and proofs of
+any size take logarithmic time.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from kit.errors import FormatError
 
@@ -24,30 +26,110 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+# The root of the complete subtree number `index` among those of 2**level leaves.
+Node = Callable[[int, int], bytes]
+
+
+class Tree:
+    """The first `size` leaves of a log, seen through the roots of its complete subtrees."""
+
+    def __init__(self, size: int, node: Node) -> None:
+        self.size = size
+        self.node = node
+
+    @classmethod
+    def of(cls, leaves: Sequence[bytes]) -> Self:
+        """Return the tree over leaf hashes held in memory."""
+        levels = [list(leaves)]
+        while len(levels[-1]) > 1:
+            below = levels[-1]
+            pairs = zip(below[::2], below[1::2], strict=False)
+            levels.append([node_hash(left, right) for left, right in pairs])
+        return cls(len(leaves), lambda level, index: levels[level][index])
+
+    def root(self, size: int | None = None) -> bytes:
+        """Return the Merkle tree hash of the first `size` leaves (RFC 9162 section 2.1.1).
+
+        Raises:
+            RuntimeError: the tree has not that many.
+        """
+        size = self.size if size is None else size
+        if not 0 <= size <= self.size:
+            raise RuntimeError("size outside the tree")
+        return self._root(0, size) if size else EMPTY_ROOT
+
+    def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
+        """Return the audit path of leaf `index`, bottom up (RFC 9162 section 2.1.3.1).
+
+        Raises:
+            RuntimeError: there is no such leaf among the first `size`.
+        """
+        size = self.size if size is None else size
+        if not 0 <= index < size <= self.size:
+            raise RuntimeError("leaf index outside the tree")
+        path, start, end = [], 0, size
+        while end - start > 1:
+            split = start + _split(end - start)
+            if index < split:
+                path.append(self._root(split, end))
+                end = split
+            else:
+                path.append(self._root(start, split))
+                start = split
+        return path[::-1]
+
+    def consistency_proof(self, old_size: int) -> list[bytes]:
+        """Return the proof that the first `old_size` leaves are a prefix (RFC 9162 2.1.4.1).
+
+        Raises:
+            RuntimeError: `old_size` is outside 1..size.
+        """
+        if not 0 < old_size <= self.size:
+            raise RuntimeError("old size outside the tree")
+        path, start, end = [], 0, self.size
+        while end != old_size:
+            split = start + _split(end - start)
+            if old_size <= split:
+                path.append(self._root(split, end))
+                end = split
+            else:
+                path.append(self._root(start, split))
+                start = split
+        return path[::-1] if start == 0 else [self._root(start, end), *path[::-1]]
+
+    def _root(self, start: int, end: int) -> bytes:
+        """Return the root over leaves `start` to `end`; `start` is a multiple of what it splits."""
+        count = end - start
+        if count & (count - 1) == 0:
+            level = count.bit_length() - 1
+            return self.node(level, start >> level)
+        split = start + _split(count)
+        return node_hash(self._root(start, split), self._root(split, end))
+
+
+def completed(position: int, leaf: bytes, node: Node) -> list[tuple[int, int, bytes]]:
+    """Return every complete subtree (level, index, root) above level 0 that a new leaf closes."""
+    closed, level, index, root_ = [], 0, position, leaf
+    while index & 1:
+        root_ = node_hash(node(level, index - 1), root_)
+        level, index = level + 1, index >> 1
+        closed.append((level, index, root_))
+    return closed
+
+
 def root(leaves: Sequence[bytes]) -> bytes:
     """Return the Merkle tree hash of leaf hashes (RFC 9162 section 2.1.1)."""
-    if not leaves:
-        return EMPTY_ROOT
-    if len(leaves) == 1:
-        return leaves[0]
-    split = _split(len(leaves))
-    return node_hash(root(leaves[:split]), root(leaves[split:]))
+    return Tree.of(leaves).root()
 
 
 def inclusion_proof(index: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the audit path of leaf `index`, bottom up (RFC 9162 section 2.1.3.1).
+    """Return the audit path of leaf `index` among leaf hashes; see `Tree.inclusion_proof`."""
+    return Tree.of(leaves).inclusion_proof(index)
 
-    Raises:
-        RuntimeError: there is no such leaf.
-    """
-    if not 0 <= index < len(leaves):
-        raise RuntimeError("leaf index outside the tree")
-    if len(leaves) == 1:
-        return []
-    split = _split(len(leaves))
-    if index < split:
-        return [*inclusion_proof(index, leaves[:split]), root(leaves[split:])]
-    return [*inclusion_proof(index - split, leaves[split:]), root(leaves[:split])]
+
+def consistency_proof(old_size: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """Return the proof that the first `old_size` leaf hashes are a prefix of all of them."""
+    return Tree.of(leaves).consistency_proof(old_size)
 
 
 def verify_inclusion(
@@ -74,27 +156,6 @@ def verify_inclusion(
         fn, sn = fn >> 1, sn >> 1
     if sn != 0 or node != expected_root:
         raise FormatError("inclusion proof does not lead to the root")
-
-
-def consistency_proof(old_size: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the proof that the first `old_size` leaves are a prefix (RFC 9162 section 2.1.4.1).
-
-    Raises:
-        RuntimeError: `old_size` is outside 1..len(leaves).
-    """
-    if not 0 < old_size <= len(leaves):
-        raise RuntimeError("old size outside the tree")
-    return [] if old_size == len(leaves) else _subproof(old_size, leaves, complete=True)
-
-
-def _subproof(old_size: int, leaves: Sequence[bytes], *, complete: bool) -> list[bytes]:
-    if old_size == len(leaves):
-        return [] if complete else [root(leaves)]
-    split = _split(len(leaves))
-    if old_size <= split:
-        return [*_subproof(old_size, leaves[:split], complete=complete), root(leaves[split:])]
-    inner = _subproof(old_size - split, leaves[split:], complete=False)
-    return [*inner, root(leaves[:split])]
 
 
 def verify_consistency(
@@ -147,29 +208,3 @@ def _check_hashes(proof: Sequence[bytes]) -> None:
 def _split(size: int) -> int:
     """Return the largest power of two smaller than `size`."""
     return 1 << ((size - 1).bit_length() - 1)
-
-
-class Frontier:
-    """The roots of the complete subtrees on the right edge: enough to append and get the root."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._roots: list[tuple[int, bytes]] = []  # (height, root), highest first
-
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf hash."""
-        height, node = 0, leaf
-        while self._roots and self._roots[-1][0] == height:
-            node = node_hash(self._roots.pop()[1], node)
-            height += 1
-        self._roots.append((height, node))
-        self.size += 1
-
-    def root(self) -> bytes:
-        """Return the root of everything appended so far."""
-        if not self._roots:
-            return EMPTY_ROOT
-        node = self._roots[-1][1]
-        for _, left in reversed(self._roots[:-1]):
-            node = node_hash(left, node)
-        return node

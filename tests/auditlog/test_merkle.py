@@ -39,13 +39,41 @@ def test_roots_are_those_of_a_naive_tree():
         assert merkle.root(LEAVES[:size]) == ROOTS[size]
 
 
-def test_the_frontier_has_the_root_of_the_whole_tree_after_every_leaf():
-    frontier = merkle.Frontier()
-    assert frontier.root() == merkle.EMPTY_ROOT
-    for size, leaf in enumerate(LEAVES, start=1):
-        frontier.append(leaf)
-        assert frontier.size == size
-        assert frontier.root() == ROOTS[size]
+def test_kept_subtree_roots_give_every_root_and_proof_of_a_growing_tree():
+    kept, asked = {}, []
+
+    def node(level, index):
+        asked.append((level, index))
+        return kept[level, index]
+
+    assert merkle.Tree(0, node).root() == merkle.EMPTY_ROOT
+    for position, leaf in enumerate(LEAVES):
+        kept[0, position] = leaf
+        for level, index, root in merkle.completed(position, leaf, node):
+            kept[level, index] = root
+        size = position + 1
+        tree = merkle.Tree(size, node)
+        for smaller in range(1, size + 1):
+            assert tree.root(smaller) == ROOTS[smaller]
+            proof = tree.inclusion_proof(smaller - 1)
+            merkle.verify_inclusion(LEAVES[smaller - 1], smaller - 1, size, proof, ROOTS[size])
+            grown = tree.consistency_proof(smaller)
+            merkle.verify_consistency(smaller, ROOTS[smaller], size, ROOTS[size], grown)
+    assert len(kept) < 2 * LARGEST
+
+
+def test_proofs_of_a_tree_of_a_million_leaves_ask_for_a_handful_of_subtree_roots():
+    asked = []
+
+    def node(level, index):
+        asked.append((level, index))
+        return hashlib.sha256(b"%d %d" % (level, index)).digest()
+
+    tree = merkle.Tree(1_000_003, node)
+    for work in (tree.root, lambda: tree.inclusion_proof(777), lambda: tree.consistency_proof(9)):
+        asked.clear()
+        work()
+        assert 0 < len(asked) <= 40
 
 
 def test_every_leaf_of_every_tree_is_proven_and_only_at_its_place():

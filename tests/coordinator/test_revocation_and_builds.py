@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import builds, logbook, payloads, releases, reviews, revocation
+from coordinator import audit, builds, logbook, payloads, releases, reviews, revocation
 from coordinator.errors import NotFoundError, StateError
 from federation.auditlog.events import Kind
 from kit import config
@@ -212,7 +212,7 @@ def test_the_log_is_append_only_and_an_edited_leaf_is_found(released):
     import sqlite3
 
     with released.open() as coordinator:
-        sound = logbook.verify(coordinator)
+        sound = audit.verify(coordinator)
         assert sound.size == len(logbook.events(coordinator))
     database = sqlite3.connect(released.hub / "state.sqlite")
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -226,12 +226,12 @@ def test_the_log_is_append_only_and_an_edited_leaf_is_found(released):
     database.execute("UPDATE log SET leaf = ? WHERE position = 2", (forged,))
     database.commit()
     with released.open() as coordinator, pytest.raises(KitError, match="entry 2 was altered"):
-        logbook.verify(coordinator)
+        audit.verify(coordinator)
     database.execute("UPDATE log SET leaf = ? WHERE position = 2", (leaf,))
     database.commit()
     database.close()
     with released.open() as coordinator:
-        assert logbook.verify(coordinator).root == sound.root
+        assert audit.verify(coordinator).root == sound.root
 
 
 def test_a_damaged_state_is_one_clear_line(pending, tmp_path):

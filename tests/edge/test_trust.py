@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent import trust
 from edge_agent.errors import TrustError
-from edge_agent.trust import Entry, Trust, accept
+from edge_agent.trust import Before, Entry, Trust, accept
 from federation import dsse
 from federation import study as studies
 from federation.auditlog import merkle
@@ -41,7 +41,8 @@ def coordinator(world):
 
 
 def believe(world, news, known=None, *, now=NOW, site="a"):
-    return accept(news, pins=world.pins, site=site, known=known, now=now)
+    before = Before(trust=known)
+    return accept(news, pins=world.pins, site=site, before=before, now=now)
 
 
 def contact(coordinator, known=None):
@@ -104,7 +105,7 @@ def test_a_log_rebuilt_over_a_changed_entry_is_refused(world, coordinator):
     known = contact(coordinator)
     coordinator.record(Kind.TOKEN_ISSUED, OTHER)
     contact(coordinator, known)
-    coordinator.leaves[1] = coordinator.leaves[2]
+    coordinator.leaves[5] = coordinator.leaves[6]
     news = replace(coordinator.news(known.size), blueprints=(), releases=())
     believe(world, news)
     with pytest.raises(TrustError, match="contradicts"):
@@ -164,8 +165,19 @@ def test_two_lists_do_not_share_a_number(world, coordinator):
     forked = revocation_list(world, coordinator, releases=(OTHER,))
     with pytest.raises(TrustError, match="same number"):
         believe(world, replace(news, revocations=forked), known)
-    grown = revocation_list(world, coordinator, number=1, releases=(OTHER,))
-    believe(world, replace(news, revocations=grown), known)
+    coordinator.withdrawn.add(OTHER)
+    coordinator.change_list(number=1)
+    grown = replace(coordinator.news(known.size), releases=())
+    believe(world, grown, known)
+
+
+def test_the_revocation_list_is_the_one_on_the_log(world, coordinator):
+    news = replace(coordinator.news(), releases=())
+    believe(world, news)
+    for unlogged in ({"number": 1}, {"blueprints": (OTHER,)}):
+        made = revocation_list(world, coordinator, **unlogged)
+        with pytest.raises(TrustError, match="does not record the revocation list"):
+            believe(world, replace(news, revocations=made))
 
 
 def test_a_revocation_list_of_another_federation_or_signer_is_refused(world, coordinator):
@@ -417,10 +429,10 @@ def test_a_damaged_trust_state_is_refused(coordinator, change):
 
 
 def test_check_entry_returns_the_event_that_it_proves(world, coordinator):
-    for index, entry in enumerate(coordinator.entries(BLUEPRINT), start=1):
+    for entry in coordinator.entries(BLUEPRINT):
         event = trust.check_entry(entry, world.pins, subject=BLUEPRINT)
         assert event.kind in trust.PROOF_OF_STATE.values()
-        assert Receipt.from_text(entry.receipt).index == index
+        assert coordinator.leaves[Receipt.from_text(entry.receipt).index] == entry.leaf
     with pytest.raises(TrustError):
         trust.check_entry(entry, world.pins, subject=OTHER)
 

@@ -173,14 +173,14 @@ def older(database):
 
 
 def test_a_rewritten_log_passes_its_own_check_but_not_a_sites(released):
-    from coordinator import logbook
+    from coordinator import audit
 
     home = released.home("a")
     with released.serving():
         assert inspection.audit(home, offline=False).consistent
     edit_log(released, older)
     with released.serving() as coordinator:
-        assert logbook.verify(coordinator).size  # rebuilt and re-signed: nothing to see from inside
+        assert audit.verify(coordinator).size  # rebuilt and re-signed: nothing to see from inside
         with pytest.raises(TrustError, match="contradicts what this site saw") as refusal:
             inspection.audit(home, offline=False)
         assert "keep this home" in refusal.value.hint

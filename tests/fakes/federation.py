@@ -18,6 +18,7 @@ from federation import study as studies
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import Event, Kind
+from federation.auditlog.history import revocations_digest
 from federation.blueprint import envelope, weights
 from federation.blueprint.statement import (
     SUITE,
@@ -293,10 +294,20 @@ class MemoryCoordinator:
         self.states: dict[str, str] = {}
         self.releases: list[documents.Release] = []
         self.now = NOW
-        self.record(Kind.FEDERATION_CREATED, ZERO_DIGEST)
+        self.first_leaf = 0
+        self.witnessed: tuple[str, ...] = ()
+        self.record(Kind.FEDERATION_CREATED, ZERO_DIGEST, cosigners=1)
+        study = federation.study.digest
+        self.record(Kind.STUDY_CREATED, study, round=1)
+        for name in ("a", "b"):
+            kid = kem.key_id(federation.recipient)
+            self.record(Kind.RECIPIENT_ISSUED, kid, study=study, site=f"s-{name}")
+        self.change_list(number=0)
 
     def record(self, kind: Kind, subject: str, **details: Any) -> None:
         """Append one event to the log."""
+        if kind in (Kind.TOKEN_ISSUED, Kind.SITE_REVOKED):
+            details.setdefault("site", "s-z")
         event = Event(
             kind=kind,
             time=clock.rfc3339(self.now),
@@ -327,7 +338,13 @@ class MemoryCoordinator:
             if blueprint in item.ancestors:
                 self.record(Kind.RELEASE_WITHDRAWN, item.digest)
                 self.withdrawn.add(item.digest)
-        self.number += 1
+        self.change_list(number=self.number + 1)
+
+    def change_list(self, *, number: int) -> None:
+        """Give the revocation list a number, on the log."""
+        self.number = number
+        content = revocations_digest(self.revoked, self.withdrawn)
+        self.record(Kind.REVOCATIONS_CHANGED, content, number=number)
 
     def news(self, known_size: int = 0) -> News:
         """Answer one contact of site a."""
@@ -347,6 +364,9 @@ class MemoryCoordinator:
             studies=(self.study_news(),),
             blueprints=tuple(self._status(d, s) for d, s in self.states.items()),
             releases=tuple(self._release(item) for item in self.releases),
+            first_leaf=self.first_leaf,
+            leaves=tuple(self.leaves[self.first_leaf :]),
+            witnessed=self.witnessed,
         )
 
     def checkpoint(self) -> str:

@@ -103,8 +103,8 @@ class Federation:
         return found[-1]
 
 
-def found(folder, **changes):
-    """Found a federation at `folder`/hub."""
+def found(folder, *, cosigners=0, **changes):
+    """Found a federation at `folder`/hub; one that asks for no cosignatures unless told to."""
     settings = CoordinatorConfig(
         federation=FEDERATION,
         hosts="127.0.0.1",
@@ -115,7 +115,9 @@ def found(folder, **changes):
         revocation_grace_hours=0,
     )
     settings = dataclasses.replace(settings, **changes)
-    founding.found(folder / "hub", settings, reviewer="reviewer-1", now=clock.utc_now())
+    founding.found(
+        folder / "hub", settings, reviewer="reviewer-1", now=clock.utc_now(), cosigners=cosigners
+    )
     return Federation(folder)
 
 

@@ -1,0 +1,157 @@
+"""What a log says, read from its first entry on: a pure fold over events.
+
+Both sides read the log by these rules: a site to know whose cosignatures count and which documents
+are on record, the coordinator to compare its tables with what it logged.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from federation.auditlog.events import PROOF_OF_STATE, Event, Kind
+from kit import canonical
+from kit.errors import FormatError
+
+_STATE_OF = {kind: state for state, kind in PROOF_OF_STATE.items()}
+_SITE_STATE = {
+    Kind.TOKEN_ISSUED: "invited",
+    Kind.SITE_REQUESTED: "requested",
+    Kind.SITE_CONFIRMED: "active",
+    Kind.SITE_REVOKED: "revoked",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """One site's witness key, and the tree sizes at which it counts: from `since` up to `until`."""
+
+    pseudonym: str
+    key: bytes
+    since: int
+    until: int | None = None
+
+    def counts_at(self, size: int) -> bool:
+        """Say whether this was a witness's key when the log had `size` entries."""
+        return self.since < size and (self.until is None or size <= self.until)
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """What the entries read so far say; `size` of them."""
+
+    size: int = 0
+    cosigners: int = 0
+    witnesses: list[Witness] = field(default_factory=list)
+    sites: dict[str, str] = field(default_factory=dict)
+    studies: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    recipients: dict[tuple[str, str], str] = field(default_factory=dict)
+    revocations: tuple[int, str] = (0, "")
+    blueprints: dict[str, str] = field(default_factory=dict)
+    destroyed: set[str] = field(default_factory=set)
+    releases: dict[str, bool] = field(default_factory=dict)
+    approvals: set[str] = field(default_factory=set)
+    epochs: list[tuple[int, Event]] = field(default_factory=list)
+
+    def read(self, events: Sequence[Event | None]) -> "History":
+        """Read on, in log order; returns itself. An entry of an unknown kind (None) only counts.
+
+        Raises:
+            FormatError: an entry lacks what its kind must carry.
+        """
+        for event in events:
+            if event is not None:
+                self._read(event)
+            self.size += 1
+        return self
+
+    def active_witnesses(self, size: int) -> list[Witness]:
+        """Return the keys that counted when the log had `size` entries."""
+        return [witness for witness in self.witnesses if witness.counts_at(size)]
+
+    def needed(self, own: bytes | None) -> int:
+        """Return how many other sites must vouch before a release is taken.
+
+        The number that the federation was founded with, or all others that were ever confirmed if
+        they are fewer: shutting sites out does not lower it.
+        """
+        return min(self.cosigners, len({w.pseudonym for w in self.others(own)}))
+
+    def others(self, own: bytes | None) -> list[Witness]:
+        """Return every witness ever registered but the site that holds the key `own`."""
+        mine = {w.pseudonym for w in self.witnesses if w.key == own}
+        return [witness for witness in self.witnesses if witness.pseudonym not in mine]
+
+    def _read(self, event: Event) -> None:
+        kind, details = event.kind, event.details
+        if kind in _STATE_OF:
+            self.blueprints[event.subject] = _STATE_OF[kind]
+        elif kind in _SITE_STATE:
+            self._site(_text(details, "site"), _SITE_STATE[kind])
+        elif kind is Kind.WITNESS_REGISTERED:
+            self._end(_text(details, "site"))
+            key = bytes.fromhex(event.subject)
+            who = _text(details, "site")
+            self.witnesses.append(Witness(pseudonym=who, key=key, since=self.size))
+        elif kind is Kind.FEDERATION_CREATED:
+            self.cosigners = _number(details.get("cosigners", 0))
+        elif kind is Kind.STUDY_CREATED:
+            self.studies.add(event.subject)
+        elif kind is Kind.RECIPIENT_ISSUED:
+            self.recipients[_text(details, "study"), _text(details, "site")] = event.subject
+        elif kind is Kind.REVOCATIONS_CHANGED:
+            self.revocations = (_number(details.get("number")), event.subject)
+        else:
+            self._rest(event)
+
+    def _rest(self, event: Event) -> None:
+        if event.kind is Kind.KEY_DESTROYED and "what" not in event.details:
+            self.destroyed.add(event.subject)
+        elif event.kind is Kind.RELEASE_PUBLISHED:
+            self.releases[event.subject] = False
+        elif event.kind is Kind.RELEASE_WITHDRAWN:
+            self.releases[event.subject] = True
+        elif event.kind is Kind.APPROVAL_RECORDED:
+            self.approvals.add(_text(event.details, "record"))
+        elif event.kind is Kind.STUDY_CLOSED:
+            self.closed.add(event.subject)
+        elif event.kind is Kind.LOG_RECOVERED:
+            self.epochs.append((self.size, event))
+
+    def _site(self, pseudonym: str, state: str) -> None:
+        self.sites[pseudonym] = state
+        if state == "revoked":
+            self._end(pseudonym)
+
+    def _end(self, pseudonym: str) -> None:
+        """From here on an earlier key of this site counts no more."""
+        self.witnesses = [
+            Witness(pseudonym=w.pseudonym, key=w.key, since=w.since, until=self.size)
+            if w.pseudonym == pseudonym and w.until is None
+            else w
+            for w in self.witnesses
+        ]
+
+
+def witness_name(origin: str, pseudonym: str) -> str:
+    """Return the key name under which a site cosigns, e.g. `lung/log/s-0a1b2c3d4e5f`."""
+    return f"{origin}/{pseudonym}"
+
+
+def revocations_digest(blueprints: Iterable[str], releases: Iterable[str]) -> str:
+    """Return the digest by which the log names what a revocation list holds."""
+    table = {"blueprints": sorted(blueprints), "releases": sorted(releases)}
+    return canonical.digest(canonical.encode(table))
+
+
+def _text(details: dict[str, Any], name: str) -> str:
+    value = details.get(name)
+    if not isinstance(value, str):
+        raise FormatError(f"a log entry lacks its `{name}`")
+    return value
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise FormatError("a log entry lacks its number")
+    return value

@@ -260,13 +260,38 @@ def audit_verify(
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not ask the coordinator for consistency.")
     ] = False,
+    receipt: Annotated[
+        Path | None,
+        typer.Option("--receipt", help="Verify this one .tlog-proof file, without any network."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify every receipt held here, and that the coordinator's log still contains them."""
     from edge_agent import inspection
     from edge_agent.home import Home
 
-    door.emit(inspection.audit(Home.open(home), offline=offline), as_json=as_json)
+    agent = Home.open(home)
+    if receipt is not None:
+        door.emit(inspection.audit_receipt(agent, receipt), as_json=as_json)
+    else:
+        door.emit(inspection.audit(agent, offline=offline), as_json=as_json)
+
+
+@audit_app.command("rebuild")
+def audit_rebuild(
+    home: HomeDir,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start again from the receipts after `state/trust.json` was lost; asks a person first."""
+    from edge_agent import inspection
+    from edge_agent.home import Home
+
+    agent = Home.open(home)
+    door.note(inspection.rebuild_warning(agent))
+    if not yes and not typer.confirm("Believe the log that the coordinator shows now?", err=True):
+        raise KitError("nothing was changed")
+    door.emit(inspection.rebuild(agent), as_json=as_json)
 
 
 @keys_app.command("list")

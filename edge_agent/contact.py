@@ -9,7 +9,7 @@ from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.trust import Before, Entry, News, Trust, World
-from edge_agent.witness import EXPLAIN, Milestone
+from edge_agent.witness import EXPLAIN, LogView, Milestone
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size
 from federation.auditlog.events import Event, Kind
 from kit import clock
@@ -52,6 +52,23 @@ def held(home: Home) -> Before:
             " rebuild` starts again from the receipts, and says what that cannot prove",
         )
     return Before(trust=None, milestones=marks)
+
+
+def log_view(home: Home) -> LogView:
+    """Return the log as this site last verified it, from its own copy.
+
+    Raises:
+        TrustError: the copy is missing or was changed.
+    """
+    trusted = known(home)
+    leaves = mirror.load(home, trusted.size, trusted.root) if trusted is not None else ()
+    if trusted is None or (trusted.size and not leaves):
+        raise TrustError(
+            "this home holds no copy of the audit log", hint="run `edge-agent status` once"
+        )
+    pins = home.pins
+    head = Checkpoint.verify(trusted.checkpoint, origin=pins.log_origin, key=pins.log_key)
+    return LogView.read(leaves, head)
 
 
 def held_without_trust(home: Home) -> Before:

@@ -6,10 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent import contact, installed, trust
+from edge_agent import contact, installed, trust, witness
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.submission import outgoing, signing_chain
+from federation.auditlog.checkpoint import Receipt
+from federation.auditlog.events import Event
 from federation.blueprint.statement import CIPHERTEXT, WEIGHTS, WRAPPED_KEY
 from kit import canonical, clock
 from kit.door import note
@@ -52,6 +54,7 @@ class Standing:
     tls_certificate_expires: str
     signing_certificate_expires: str
     log_size: int
+    log_cosigned: str
     studies: tuple[dict[str, Any], ...]
     blueprints: tuple[dict[str, Any], ...]
     releases: tuple[dict[str, Any], ...]
@@ -65,6 +68,22 @@ class ReceiptAudit:
     log_size: int
     log_root: str
     consistent: bool | None
+    cosigned: str
+    receipts_cosigned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptShown:
+    """What one receipt proves."""
+
+    entry: int
+    event: str
+    subject: str
+    time: str
+    actor: str
+    log_size: int
+    log_root: str
+    cosigned: str
 
 
 def inspect(home: Home, run: str) -> Leaving:
@@ -117,6 +136,7 @@ def status(home: Home, *, now: datetime) -> Standing:
         tls_certificate_expires=_expiry(certificates.from_pem(chain)[0]),
         signing_certificate_expires=_expiry(signing_chain(home)[0]),
         log_size=world.trust.size,
+        log_cosigned=witness.standing(world.log, world.vouchings, contact.witness_key(home)),
         studies=tuple(
             {"id": o.study.id, "open": o.open, "classes": list(o.study.classes)}
             for o in world.studies
@@ -198,23 +218,78 @@ def audit(home: Home, *, offline: bool) -> ReceiptAudit:
         with Exchange.open(home) as exchange:
             contact.contact(home, exchange)
         consistent = True
-    entries = contact.receipts(home)
-    for _, entry in entries:
-        subject = _subject(entry)
-        trust.check_entry(entry, home.pins, subject=subject)
-    known = contact.known(home)
+    known, view = contact.held(home).trust, contact.log_view(home)
+    entries = [_prove(home, view, entry) for _, entry in contact.receipts(home)]
     return ReceiptAudit(
         receipts=len(entries),
         log_size=known.size if known else 0,
         log_root=known.root if known else "",
         consistent=consistent,
+        cosigned=str(witness.cosigned(known.checkpoint, view)) if known else "",
+        receipts_cosigned=sum(1 for shown in entries if shown.startswith("cosigned by")),
     )
 
 
-def _subject(entry: trust.Entry) -> str:
-    from federation.auditlog.events import Event
+def _prove(home: Home, view: witness.LogView, entry: trust.Entry) -> str:
+    trust.check_entry(entry, home.pins, subject=Event.from_leaf(entry.leaf).subject)
+    return str(witness.cosigned(Receipt.from_text(entry.receipt).checkpoint, view))
 
-    return Event.from_leaf(entry.leaf).subject
+
+def audit_receipt(home: Home, path: Path) -> ReceiptShown:
+    """Verify one receipt with nothing but this home: no network, no coordinator.
+
+    The leaf lies beside it, under the same name with `.leaf.json` for `.tlog-proof`. Whose
+    cosignatures count is what the log copy of this home says.
+
+    Raises:
+        KitError: the receipt proves nothing, or not this leaf.
+    """
+    leaf_path = path.with_name(path.name.removesuffix(".tlog-proof") + ".leaf.json")
+    entry = trust.Entry(
+        leaf=home.read(leaf_path, "log entry"), receipt=home.read(path, "receipt").decode()
+    )
+    event = Event.from_leaf(entry.leaf)
+    words = _prove(home, contact.log_view(home), entry)
+    receipt = Receipt.from_text(entry.receipt)
+    pins = home.pins
+    head = receipt.verify(entry.leaf, origin=pins.log_origin, key=pins.log_key)
+    return ReceiptShown(
+        entry=receipt.index,
+        event=event.kind,
+        subject=event.subject,
+        time=event.time,
+        actor=event.actor,
+        log_size=head.size,
+        log_root=head.root.hex(),
+        cosigned=words,
+    )
+
+
+def rebuild_warning(home: Home) -> str:
+    """Return what a person has to know before the trust state is rebuilt.
+
+    Raises:
+        KitError: a receipt does not hold, or nothing is lost.
+    """
+    marks = contact.held_without_trust(home).milestones
+    newest = max((mark.size for mark in marks), default=0)
+    return (
+        f"{len(marks)} checkpoints of up to {newest} entries are held here; the log must contain"
+        " them all. What this site saw after that is not proved any more: if another log was shown"
+        " to it since, nobody will notice"
+    )
+
+
+def rebuild(home: Home) -> ReceiptAudit:
+    """Make the trust state again from what receipts prove and the coordinator shows.
+
+    Raises:
+        TrustError: the log does not contain what a receipt proves.
+        KitError: the trust state is not lost, or the coordinator cannot be reached.
+    """
+    with Exchange.open(home) as exchange:
+        contact.contact(home, exchange, before=contact.held_without_trust(home))
+    return audit(home, offline=True)
 
 
 def _expiry(certificate: Any) -> str:

@@ -162,6 +162,19 @@ def cosigned(note: str, view: LogView) -> Cosigned:
     return Cosigned(count=len(times), of=len(known), time=max(times.values(), default=None))
 
 
+def standing(view: LogView, vouchings: Mapping[str, Vouching], own: bytes) -> str:
+    """Say which other sites vouch for the log shown here, up to which entry and since when."""
+    others = {w.pseudonym for w in view.history.others(own)}
+    counted = [v for v in vouchings.values() if v.pseudonym in others]
+    if not others:
+        return "no other site is on the log: nobody but this one checks the coordinator"
+    words = f"{len(counted)} of {len(others)} other site{'s' if len(others) > 1 else ''} vouch"
+    if counted:
+        oldest = min(counted, key=lambda v: v.size)
+        words += f"; all of them for {oldest.size} entries, at {clock.rfc3339(oldest.time)}"
+    return words + f"; a release wants {view.history.needed(own)}"
+
+
 def require_vouched(
     index: int, view: LogView, vouchings: Mapping[str, Vouching], own: bytes | None, *, what: str
 ) -> None:

@@ -38,6 +38,7 @@ TOKEN = enrolment.Token(
     exchange_address="hub.example:2",
     expires=federation.NOW,
     pins=WORLD.pins,
+    checkpoint="riverside/log\n0\n",
 )
 
 

@@ -155,12 +155,19 @@ def test_a_clock_that_was_wound_back_revives_nothing(released):
 def edit_log(federation, change):
     """Change the log as an insider with the database would: triggers dropped, hashes made anew."""
     database = sqlite3.connect(federation.hub / "state.sqlite")
-    database.execute("DROP TRIGGER log_no_update")
-    database.execute("DROP TRIGGER log_no_delete")
+    for table in ("log", "log_nodes"):
+        for verb in ("update", "delete"):
+            database.execute(f"DROP TRIGGER {table}_no_{verb}")
     change(database)
+    database.execute("DELETE FROM log_nodes")
+    kept = {}
     for position, leaf in database.execute("SELECT position, leaf FROM log").fetchall():
-        row = (merkle.leaf_hash(leaf), position)
+        kept[0, position] = merkle.leaf_hash(leaf)
+        row = (kept[0, position], position)
         database.execute("UPDATE log SET hash = ? WHERE position = ?", row)
+        for node in merkle.completed(position, row[0], lambda *place: kept[place]):
+            kept[node[:2]] = node[2]
+            database.execute("INSERT INTO log_nodes VALUES (?, ?, ?)", node)
     database.commit()
     database.close()
 

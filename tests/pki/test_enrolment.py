@@ -25,6 +25,7 @@ TOKEN = Token(
     exchange_address="[::1]:7002",
     expires=NOW + timedelta(hours=24),
     pins=PINS,
+    checkpoint="riverside/log\n0\n",
 )
 
 

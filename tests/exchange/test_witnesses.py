@@ -98,7 +98,7 @@ def test_a_release_is_taken_only_once_enough_others_vouch_for_its_entry(federati
             fetch(a)  # downloaded, and only then found to be no model
         assert (a.releases / made.digest).is_dir()
         assert (
-            "1 of 2 other sites vouch"
+            "2 of 2 other sites vouch; all of them for"
             in inspection.status(a, now=site.clock.utc_now()).log_cosigned
         )
 

@@ -54,12 +54,17 @@ def sources(
             help="Where the keys' passphrase is read (`/dev/fd/3` works); may be repeated.",
         ),
     ] = None,
+    pin_file: Annotated[
+        Path | None,
+        typer.Option(envvar="EDGE_AGENT_PIN_FILE", help="Where a PKCS#11 token's PIN is read."),
+    ] = None,
 ) -> None:
     """Say where passphrases come from, before any command."""
     from pki import unlocking
 
     ctx.obj = passphrases.Sources(tuple(passphrase_file or ()), "edge-agent.passphrase")
-    unlocking.use(ctx.obj)
+    pins = passphrases.Sources((pin_file,) if pin_file else (), "edge-agent.pin", "--pin-file")
+    unlocking.use(ctx.obj, pins=pins)
 
 
 @app.command()
@@ -77,6 +82,12 @@ def enroll(
         float | None, typer.Option(help="Its delta, at most 1e-5; first 1e-5.")
     ] = None,
     protect_keys: ProtectKeys = False,
+    hsm: Annotated[
+        str | None,
+        typer.Option(
+            help="Make TLS and signing key in this token: pkcs11:token=NAME?module-path=FILE."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Enrol this site; run it again after the coordinator confirmed the code."""
@@ -84,9 +95,11 @@ def enroll(
     from edge_agent.errors import UnreachableError
     from edge_agent.exchange import Exchange
     from edge_agent.home import Home
+    from pki.tokens import TokenUri
 
     keeping = enrolment.Keeping(
-        new_passphrase=(lambda: ctx.obj.new("this site's keys")) if protect_keys else None
+        new_passphrase=(lambda: ctx.obj.new("this site's keys")) if protect_keys else None,
+        token=TokenUri.parse(hsm) if hsm else None,
     )
     result = enrolment.enrol(
         home, token, epsilon=lifetime_epsilon, delta=lifetime_delta, keeping=keeping

@@ -248,7 +248,7 @@ def _renew(home: Home, exchange: Exchange, now: datetime) -> None:
     lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
     if now < leaf.not_valid_before_utc + lifetime * 2 / 3:
         return
-    key = keys.new_tls_key()
+    key = keys.successor_tls(home.key("tls.key"))
     fresh = exchange.renew(certificates.request(key))
     root = certificates.from_der(home.pins.root_der)
     fresh_chain = certificates.from_pem(fresh)

@@ -12,10 +12,11 @@ from edge_agent.home import CONFIG, AgentConfig, Home
 from edge_agent.messages import EnrolReply
 from kit import canonical, clock, config
 from kit.errors import KitError
-from kit.files import private_folder, read_limited, write_atomic, write_secret
-from pki import certificates, enrolment, keys, protecting, verification
+from kit.files import private_folder, read_limited, write_atomic
+from pki import certificates, enrolment, keys, protecting, tokens, verification
 from pki.enrolment import Token
 from pki.errors import IdentityError
+from pki.tokens import TokenUri
 
 DEFAULT_EPSILON, DEFAULT_DELTA = 8.0, 1e-5
 _PENDING = "enrolment"  # the folder of an enrolment that is not settled
@@ -47,9 +48,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """How a site's new keys are kept: sealed under a passphrase, if one is given."""
+    """How a site's new keys are kept: the files sealed, TLS and signing key in a token, or both."""
 
     new_passphrase: Callable[[], str] | None = None
+    token: TokenUri | None = None
 
 
 AS_THEY_ARE = Keeping()  # in clear, or under the passphrase that the home has
@@ -122,7 +124,7 @@ def prepare(
     token = _token(home, pending, token_file)
     if keeping.new_passphrase is not None:
         protecting.protect(home.secrets, keeping.new_passphrase)
-    tls_request, signing_request, witness_key = _requests(pending)
+    tls_request, signing_request, witness_key = _requests(pending, keeping.token)
     budget = {"epsilon": lifetime[0], "delta": lifetime[1]}
     write_atomic(pending / _BUDGET, canonical.encode(budget), mode=0o600)
     return Request(
@@ -194,10 +196,13 @@ def _check_same_site(home: Home, token: Token) -> None:
         )
 
 
-def _requests(pending: Path) -> tuple[bytes, bytes, bytes]:
+def _requests(pending: Path, token: TokenUri | None) -> tuple[bytes, bytes, bytes]:
+    if not (pending / "tls.key").is_file():
+        keys.save(pending / "tls.key", tokens.new_tls_key(token) if token else keys.new_tls_key())
+    if not (pending / "signing.key").is_file():
+        fresh = tokens.new_signing_key(token) if token else keys.new_signing_key()
+        keys.save(pending / "signing.key", fresh)
     if not (pending / "witness.key").is_file():
-        keys.save(pending / "tls.key", keys.new_tls_key())
-        keys.save(pending / "signing.key", keys.new_signing_key())
         keys.save(pending / "witness.key", keys.new_signing_key())
     tls_request = _kept_request(pending / "tls.request", keys.load_tls(pending / "tls.key"))
     signing_request = _kept_request(
@@ -244,7 +249,7 @@ def settle(request: Request, reply: EnrolReply, *, issued: datetime) -> Enrolled
     write_atomic(home.first_checkpoint, token.checkpoint.encode())
     config.save(home.path / CONFIG, settings)
     for name in ("tls.key", "signing.key", "witness.key"):
-        write_secret(home.key(name), home.read(pending / name, "key"))
+        keys.put(pending / name, home.key(name))
     write_atomic(home.signing_chain, reply.signing_chain)
     write_atomic(home.tls_chain, reply.tls_chain)
     shutil.rmtree(pending)

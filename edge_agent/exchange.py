@@ -85,7 +85,7 @@ class Exchange:
         if proven != home.identity:
             raise IdentityError("the TLS certificate in this home is another site's")
         home.settle_tls_key(leaf.public_key())
-        key = keys.pem(keys.load_tls(home.key("tls.key")))
+        key = keys.load_tls(home.key("tls.key"))
         address = home.config.exchange_address
         pem = certificates.pem(root)
         with tls.client_channel(address, root=pem, key=key, chain=chain) as channel:

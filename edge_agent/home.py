@@ -9,7 +9,7 @@ from edge_agent.errors import NotEnrolledError
 from federation.study import Study
 from kit import canonical, config
 from kit.errors import KitError
-from kit.files import os_errors, private_folder, read_limited, write_atomic
+from kit.files import private_folder, read_limited, write_atomic
 from pki import identity as identities
 from pki import keys
 from pki.enrolment import Pins
@@ -101,8 +101,8 @@ class Home:
         """Put the next TLS key in place if the certificate is for it: a renewal may have died."""
         fresh = self.next_tls_key
         if fresh.is_file() and keys.load_tls(fresh).public_key() == certified:
-            with os_errors(fresh):
-                fresh.replace(self.key("tls.key"))
+            keys.put(fresh, self.key("tls.key"))
+            fresh.unlink()
 
     @property
     def signing_chain(self) -> Path:

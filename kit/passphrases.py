@@ -23,6 +23,7 @@ class Sources:
 
     files: tuple[Path, ...]
     credential: str
+    option: str = "--passphrase-file"
     _read: dict[Path, str] = field(default_factory=dict)  # a descriptor can be read once only
 
     def candidates(self, what: str) -> Iterator[str]:
@@ -48,7 +49,7 @@ class Sources:
     def hint(self) -> str:
         """Say how to give a passphrase."""
         return (
-            f"give --passphrase-file FILE, or the systemd credential `{self.credential}`,"
+            f"give {self.option} FILE, or the systemd credential `{self.credential}`,"
             " or run at a terminal"
         )
 

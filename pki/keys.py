@@ -2,7 +2,8 @@
 
 TLS keys are ECDSA P-256 (gRPC refuses Ed25519 client certificates); everything that signs
 documents is Ed25519 (RFC 8032). A key file of a home whose folder holds `protection.json` (beside
-it or one folder up) is written sealed and read through `pki.unlocking`.
+it or one folder up) is written sealed and read through `pki.unlocking`; one that refers to a
+PKCS#11 token (`pki.tokens`) signs there.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from kit import files
 from kit.files import read_limited
-from pki import protection, unlocking
+from pki import protection, tokens, unlocking
 from pki.errors import IdentityError
 from pki.protection import Protection
 
@@ -45,8 +46,43 @@ def pem(key: PrivateKey) -> bytes:
 
 
 def save(path: Path, key: PrivateKey) -> None:
-    """Write a private key readable by its owner only. Raises as `write_secret`."""
-    write_secret(path, pem(key))
+    """Write a private key, or the reference to one in a token, readable by its owner only.
+
+    Raises: as `write_secret`.
+    """
+    if isinstance(key, tokens.TokenKey):
+        files.write_secret(path, tokens.reference(key))
+    else:
+        write_secret(path, pem(key))
+
+
+def put(fresh: Path, path: Path) -> None:
+    """Copy a key file to `path`, sealed as it is; a key that this ousts leaves its token too.
+
+    Raises:
+        IdentityError: the token does not answer.
+    """
+    old, new = _token_key(path), _token_key(fresh)
+    files.write_secret(path, read_limited(fresh, limit=protection.MAX_SEALED_BYTES, what="key"))
+    if old is not None and (new is None or new.uri != old.uri):
+        tokens.destroy(old)
+
+
+def successor_tls(path: Path) -> TlsKey:
+    """Return a fresh P-256 key, made in the token if the one at `path` lives there.
+
+    Raises:
+        IdentityError: the token does not answer.
+    """
+    old = _token_key(path)
+    return new_tls_key() if old is None else tokens.new_tls_key(old.uri)
+
+
+def _token_key(path: Path) -> tokens.TokenKey | None:
+    if not path.is_file():
+        return None
+    data = read_limited(path, limit=protection.MAX_SEALED_BYTES, what="key")
+    return tokens.load(data) if tokens.is_reference(data) else None
 
 
 def save_alone(path: Path, key: PrivateKey, passphrase: str) -> None:
@@ -139,8 +175,11 @@ def load_signing(path: Path) -> SigningKey:
 
 
 def _load(path: Path) -> object:
+    data = read_secret(path)
+    if tokens.is_reference(data):
+        return tokens.load(data)
     try:
-        return serialization.load_pem_private_key(read_secret(path), password=None)
+        return serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise IdentityError(f"`{path}` is not a private key in PEM form") from error
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.files import os_errors, private_folder, read_limited, write_secret
-from pki import keys, protection, unlocking
+from pki import keys, protection, tokens, unlocking
 from pki.errors import IdentityError
 from pki.protection import Protection
 
-CLEAR, SEALED, ALONE = "clear", "home passphrase", "own passphrase"
+CLEAR, SEALED, ALONE, TOKEN = "clear", "home passphrase", "own passphrase", "token"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,8 @@ def inventory(place: Place) -> list[KeyFile]:
 def how_kept(path: Path) -> str:
     """Say what protects the secret in a file."""
     data = _read(path)
+    if tokens.is_reference(data):
+        return TOKEN
     if not protection.is_sealed(data):
         return CLEAR
     return ALONE if isinstance(protection.protection_of(data), Protection) else SEALED
@@ -116,7 +118,7 @@ def protect(place: Place, new: Callable[[], str]) -> Protected:
             _shred(path)  # what a crash left of a key that is there in its place, or nowhere
             continue
         data = _read(path)
-        is_clear = not protection.is_sealed(data)
+        is_clear = not (protection.is_sealed(data) or tokens.is_reference(data))
         counts[is_clear] += 1
         if is_clear and place.is_portable(path):
             _replace(path, protection.seal_alone(data, passphrase))

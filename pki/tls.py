@@ -5,14 +5,21 @@ RSA certificate, while every certificate here is ECDSA, leaves TLS 1.3 as the on
 can succeed (`pki/__init__.py` sets it); `peer` checks the version of every call as well.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import cast
 
 import grpc
+import grpc.experimental
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc.experimental import PrivateKeySignatureAlgorithm
 
-from pki import GRPC_CAME_FIRST, certificates
+from pki import GRPC_CAME_FIRST, certificates, keys
 from pki.errors import IdentityError
+from pki.keys import TlsKey
+from pki.tokens import TokenTlsKey
 
 if GRPC_CAME_FIRST:
     raise RuntimeError("import pki before grpc: TLS 1.2 would be on offer otherwise")
@@ -24,10 +31,28 @@ CLIENT_OPTIONS = [
 ]
 
 
-def client_channel(address: str, *, root: bytes, key: bytes, chain: bytes) -> grpc.Channel:
-    """Return a mutual-TLS channel; all arguments but the address are PEM."""
-    credentials = grpc.ssl_channel_credentials(root, key, chain)
+def client_channel(address: str, *, root: bytes, key: TlsKey, chain: bytes) -> grpc.Channel:
+    """Return a mutual-TLS channel; `root` and `chain` are PEM, `key` may live in a token."""
+    if isinstance(key, TokenTlsKey):
+        with warnings.catch_warnings():  # experimental, and so held to one minor version of gRPC
+            warnings.simplefilter("ignore", grpc.experimental.ExperimentalApiWarning)
+            credentials = grpc.experimental.ssl_channel_credentials_with_custom_signer(
+                private_key_sign_fn=_signer(key), root_certificates=root, certificate_chain=chain
+            )
+    else:
+        credentials = grpc.ssl_channel_credentials(root, keys.pem(key), chain)
     return grpc.secure_channel(address, credentials, options=CLIENT_OPTIONS)
+
+
+def _signer(key: TokenTlsKey) -> Callable[[bytes, object, object], bytes]:
+    """Return what signs a handshake (RFC 8446, section 4.4.3) in the key's token."""
+
+    def sign(data: bytes, algorithm: object, _on_complete: object) -> bytes:
+        if algorithm != PrivateKeySignatureAlgorithm.ECDSA_SECP256R1_SHA256:
+            raise IdentityError(f"a TLS key in a token does not sign `{algorithm}`")
+        return key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    return sign
 
 
 def server_auth_channel(address: str, *, root: bytes) -> grpc.Channel:

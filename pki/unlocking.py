@@ -32,15 +32,27 @@ class _Nobody:
 
 _lock = threading.Lock()
 _source: Source = _Nobody()
+_pins: Source = _Nobody()
 _opened: dict[str, bytes] = {}
 
 
-def use(source: Source) -> None:
-    """Take passphrases from `source` from now on, and forget every key opened before."""
-    global _source  # noqa: PLW0603 - one process, one operator
+def use(source: Source | None, *, pins: Source | None = None) -> None:
+    """Take passphrases and PINs from these from now on, and forget every key opened before."""
+    global _source, _pins
     with _lock:
-        _source = source
+        _source, _pins = source or _Nobody(), pins or _Nobody()
         _opened.clear()
+
+
+def pin(what: str) -> str:
+    """Return the first PIN on offer: a wrong one counts, so no second is ever tried.
+
+    Raises:
+        IdentityError: there is none on offer.
+    """
+    for candidate in _pins.candidates(what):
+        return candidate
+    raise IdentityError(f"{what} is missing", hint=_pins.hint())
 
 
 def sealing_key(protection: Protection, what: str) -> bytes:

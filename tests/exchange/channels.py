@@ -11,7 +11,7 @@ def stub(coordinator, *, key, chain):
     """An Exchange stub whose client shows `chain` (PEM bytes) for `key`."""
     address = f"127.0.0.1:{coordinator.config.exchange_port}"
     root = certificates.pem(coordinator.root)
-    with tls.client_channel(address, root=root, key=keys.pem(key), chain=chain) as channel:
+    with tls.client_channel(address, root=root, key=key, chain=chain) as channel:
         yield stubs.ExchangeStub(channel)
 
 

@@ -99,10 +99,10 @@ def digest(data: bytes) -> str:
 
 
 def real(value: float) -> str:
-    """Write a finite real as the shortest decimal string that reads back exactly."""
+    """Write a finite real as the shortest decimal that reads back exactly; zero has no sign."""
     if not math.isfinite(value):
         raise FormatError("a real must be finite")
-    return repr(float(value)).replace("e+", "e")
+    return repr(float(value) + 0.0).replace("e+", "e")  # -0.0 + 0.0 is 0.0
 
 
 def to_float(text: Any, *, what: str = "number") -> float:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
 from cryptography import cobblestone, x509
 from cryptography.exceptions import InvalidTag
 
@@ -341,7 +342,8 @@ def check_files(
     """Run steps 20 to 22 on an opened payload, one tensor in memory at a time.
 
     `embedding` names the tensor whose rows are the study's `classes`; a row of a class that the
-    site did not declare must be zero, so that no hidden branch travels (A7).
+    site did not declare must be zero in every bit, the sign's included, so that no hidden branch
+    travels (A7).
 
     Raises:
         RefusalError: the first step that does not hold.
@@ -354,7 +356,7 @@ def check_files(
     undeclared = [row for row, label in enumerate(classes) if label not in statement.outputs]
     with _step(22):
         for name, array in weights.iterate(data, table):
-            if name == embedding and array[undeclared].any():
+            if name == embedding and array[undeclared].view(np.uint32).any():
                 raise RefusalError(22, "the embedding row of an undeclared class is not zero")
 
 

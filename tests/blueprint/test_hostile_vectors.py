@@ -1,0 +1,78 @@
+"""Every hostile vector is refused by the step in its name, and every control opens."""
+
+from collections import Counter
+from functools import cache
+
+import pytest
+
+from federation.blueprint.errors import RefusalError
+from tests.fakes.forge import Forge
+from tests.vectors import hostile
+from tests.vectors.write_hostile import catalogue
+
+CATALOGUE = catalogue()
+COMMITTED = sorted(path for path in hostile.FOLDER.glob("*.json") if path.name != hostile.SHARED)
+VERIFIER, SHARED = hostile.read_shared(hostile.FOLDER)
+
+
+def step_that_refuses(verifier, case):
+    """Return the number of the step that refuses a case, 0 if it opens."""
+    try:
+        verifier.open(case)
+    except RefusalError as error:
+        return error.step
+    return 0
+
+
+@cache
+def committed(path):
+    return hostile.read(path, SHARED)
+
+
+@cache
+def controls_open(family):
+    controls = [v for v in map(committed, COMMITTED) if (v.step, v.family) == (0, family)]
+    return bool(controls) and all(step_that_refuses(VERIFIER, v.case) == 0 for v in controls)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_vector_is_refused_by_the_step_in_its_name(path):
+    vector = committed(path)
+    assert controls_open(vector.family)
+    assert int(path.stem[:2]) == vector.step
+    assert step_that_refuses(VERIFIER, vector.case) == vector.step
+
+
+def test_vectors_made_today_are_refused_by_the_same_steps():
+    forge = Forge()
+    found = {v.name: step_that_refuses(forge.verifier, v.make(forge)) for v in CATALOGUE}
+    assert found == {vector.name: vector.step for vector in CATALOGUE}
+
+
+def test_every_vector_of_the_script_is_committed():
+    assert {path.stem for path in COMMITTED} == {vector.name for vector in CATALOGUE}
+
+
+def test_every_step_has_three_vectors_and_all_have_150():
+    count = Counter(vector.step for vector in CATALOGUE)
+    assert len({vector.name for vector in CATALOGUE}) == len(CATALOGUE)
+    assert all(count[step] >= 3 for step in range(1, 23))
+    assert sum(count.values()) - count[0] >= 150
+
+
+def test_every_family_has_its_control():
+    families = {vector.family for vector in CATALOGUE}
+    assert families == {vector.family for vector in CATALOGUE if vector.step == 0}
+
+
+def test_writing_a_set_and_reading_it_changes_nothing(tmp_path):
+    forge = Forge()
+    ends = ("again", "cut-off", "limit", "no-certificate", "last-tag", "end")
+    chosen = [v for v in CATALOGUE if v.name.endswith(ends)]
+    hostile.write(tmp_path / "set", forge, chosen)
+    verifier, shared = hostile.read_shared(tmp_path / "set")
+    assert verifier == forge.verifier
+    assert len(chosen) > 5
+    for vector in chosen:
+        written = hostile.read(tmp_path / "set" / f"{vector.name}.json", shared)
+        assert step_that_refuses(verifier, written.case) == vector.step

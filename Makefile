@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: help dev demo test lint offline protos docs clean
+.PHONY: help dev demo test lint fuzz offline protos docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / ## /' | awk -F ' ## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -26,6 +26,11 @@ lint: $(VENV)/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+FUZZ_EXAMPLES ?= 2000
+fuzz: $(VENV)/.installed ## mutate 100,000 blueprints and fuzz every parser (SEED=n, 0 draws one; FUZZ_EXAMPLES=n)
+	$(BIN)/python -m tests.fuzz.mutation $(if $(SEED),--seed $(SEED))
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 offline: $(VENV)/.installed ## the suite again with no network but loopback
 	unshare --map-root-user --net sh -c 'ip link set lo up && $(BIN)/python -m pytest $(ARGS)'

@@ -1,0 +1,243 @@
+"""Every reader of foreign bytes in the kit, with good documents to begin from.
+
+A reader takes bytes and returns; all that it may raise is a `KitError`. What is signed is read
+behind a true signature, so that the parser is reached and not only the check before it.
+"""
+
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edge_agent import trust
+from edge_agent.datasets import decode, npz
+from federation import dsse
+from federation.auditlog.checkpoint import Checkpoint, Receipt
+from federation.auditlog.events import Event, Kind
+from federation.blueprint import envelope, weights
+from federation.blueprint.approval import PAYLOAD_TYPE as APPROVAL_TYPE
+from federation.blueprint.approval import SCHEME, Approval, Decision
+from federation.blueprint.statement import PAYLOAD_TYPE, Statement
+from federation.release import onnx_lint
+from federation.release import statement as documents
+from federation.study import RecipientKey, Study
+from kit import canonical
+from pki import certificates, enrolment, kem, keys, verification
+from tests.fakes import federation
+from tests.fakes.federation import NOW
+from tests.fakes.forge import TABLE, Forge
+
+MIB = 1 << 20
+DIGEST = canonical.digest(b"x")
+_FORGE = Forge()
+_WORLD = _FORGE.world
+_HUB = federation.MemoryCoordinator(_WORLD)
+_KEY, _CONTEXT = bytes(range(32)), b"context"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One reader: `seeds` makes documents that it takes; `memory_bytes` bounds what it may add."""
+
+    read: Callable[[bytes], Any]
+    seeds: Callable[[], list[bytes]]
+    memory_bytes: int = 64 * MIB
+
+
+def _text(data: bytes) -> str:
+    """Return what a protobuf string field could hold: UTF-8, whatever it says."""
+    return data.decode("utf-8", "replace")
+
+
+def _receipt() -> Receipt:
+    entries = _HUB.entries(federation.ZERO_DIGEST)
+    return Receipt.from_text(entries[0].receipt)
+
+
+def _read_receipt(data: bytes) -> None:
+    pins = _WORLD.pins
+    Receipt.from_text(_text(data)).verify(_HUB.leaves[0], origin=pins.log_origin, key=pins.log_key)
+
+
+def _read_checkpoint(data: bytes) -> None:
+    Checkpoint.verify(_text(data), origin=_WORLD.pins.log_origin, key=_WORLD.pins.log_key)
+
+
+def _read_chain(data: bytes) -> None:
+    chain = certificates.from_pem(data)
+    verification.verify_signing(chain, root=_WORLD.root.certificate, now=NOW)
+
+
+def _approval() -> Approval:
+    return Approval(
+        blueprint=DIGEST,
+        study=_WORLD.study.digest,
+        decision=Decision.APPROVE,
+        reason_commitment=DIGEST,
+        time="2026-01-31T12:00:00Z",
+        scheme=SCHEME,
+        reviewer="reviewer-0",
+    )
+
+
+def _read_approval(data: bytes) -> None:
+    """Read a record that a reviewer of the study truly signed, whatever it says."""
+    key = _WORLD.reviewer_keys[0]
+    signed = dsse.sign(data, APPROVAL_TYPE, key, keyid=canonical.digest(keys.public_bytes(key)))
+    Approval.verify(signed, study=_WORLD.study, blueprint=DIGEST)
+
+
+def _read_npz(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.npz"
+        path.write_bytes(data)
+        npz.keys(path)
+        npz.read(path, federation.CLASSES, split="train")
+
+
+def _npz_seeds() -> list[bytes]:
+    images = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8)
+    labels = np.array([[0], [1], [0], [1]], dtype=np.uint8)
+    made = []
+    for save in (np.savez, np.savez_compressed):
+        stream = io.BytesIO()
+        save(stream, train_images=images, train_labels=labels)
+        made.append(stream.getvalue())
+    return made
+
+
+def _image_seeds() -> list[bytes]:
+    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    deep = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 999)
+    made = []
+    for image, kind in (
+        (grey, "PNG"),
+        (deep, "PNG"),
+        (grey.convert("P"), "PNG"),
+        (grey.convert("RGB"), "JPEG"),
+        (grey, "TIFF"),
+        (deep, "TIFF"),
+    ):
+        stream = io.BytesIO()
+        image.save(stream, kind)
+        made.append(stream.getvalue())
+    return made
+
+
+def _onnx_seeds() -> list[bytes]:
+    import torch
+
+    from federation.learning.downstream.classifier import build_classifier, classifiers, initialise
+    from federation.learning.downstream.export import export_onnx
+
+    network = build_classifier(
+        sorted(classifiers())[0], channels=1, height=8, width=8, num_classes=2
+    )
+    initialise(network, torch.Generator().manual_seed(0))
+    model = export_onnx(
+        network.eval(), channels=1, height=8, width=8, labels=("a", "b"), metadata={"study": "s"}
+    )
+    return [model]
+
+
+_CONTRACT = onnx_lint.ModelContract(channels=1, height=8, width=8, labels=("a", "b"))
+_DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
+    "canonical JSON": (canonical.decode, lambda: _FORGE.payload),
+    "DSSE envelope": (lambda d: dsse.parse(d, PAYLOAD_TYPE), lambda: _FORGE.honest.envelope),
+    "statement": (Statement.from_bytes, lambda: _FORGE.payload),
+    "weights": (lambda d: weights.read(d, TABLE), lambda: _FORGE.weights),
+    "ciphertext": (
+        lambda d: envelope.decrypt(d, _KEY, _CONTEXT),
+        lambda: envelope.encrypt(bytes(20_000), _KEY, _CONTEXT),
+    ),
+    "wrapped key": (
+        lambda d: kem.unwrap(d, _WORLD.recipient_seed, info=_CONTEXT),
+        lambda: kem.wrap(_KEY, _WORLD.recipient, info=_CONTEXT),
+    ),
+    "recipient key bytes": (
+        lambda d: kem.wrap(_KEY, d, info=_CONTEXT),
+        lambda: _WORLD.recipient,
+    ),
+    "checkpoint": (_read_checkpoint, lambda: _HUB.checkpoint().encode()),
+    "receipt": (_read_receipt, lambda: _receipt().to_text().encode()),
+    "log entry": (Event.from_leaf, lambda: _HUB.leaves[0]),
+    "enrolment token": (enrolment.Token.from_bytes, lambda: _token().to_bytes()),
+    "request for transport": (
+        certificates.requested_tls_key,
+        lambda: certificates.request(keys.new_tls_key()),
+    ),
+    "request for signing": (
+        certificates.requested_signing_key,
+        lambda: certificates.request(keys.new_signing_key()),
+    ),
+    "certificate chain": (_read_chain, lambda: certificates.pem(*_WORLD.a.signing_chain)),
+    "study manifest": (Study.from_bytes, _WORLD.study.to_bytes),
+    "recipient key": (
+        RecipientKey.from_bytes,
+        lambda: RecipientKey(
+            study_digest=DIGEST, round=1, site="a", public=_WORLD.recipient
+        ).to_bytes(),
+    ),
+    "approval": (
+        _read_approval,
+        lambda: dsse.parse(_approval().sign(_WORLD.reviewer_keys[0]), APPROVAL_TYPE).payload,
+    ),
+    "release statement": (
+        documents.Release.from_bytes,
+        lambda: federation.release(_WORLD, DIGEST).to_bytes(),
+    ),
+    "revocation list": (
+        documents.Revocations.from_bytes,
+        lambda: _HUB.revocations().to_bytes(),
+    ),
+    "withdrawal": (
+        documents.Withdrawal.from_bytes,
+        lambda: documents.Withdrawal(
+            blueprint=DIGEST,
+            study_digest=DIGEST,
+            reason_commitment=DIGEST,
+            time="2026-01-31T12:00:00Z",
+        ).to_bytes(),
+    ),
+    "state of trust": (
+        trust.Trust.from_bytes,
+        trust.accept(
+            _HUB.news(), pins=_WORLD.pins, site="a", known=None, now=NOW
+        ).trust.to_bytes,
+    ),
+}
+
+
+def _token() -> enrolment.Token:
+    return enrolment.Token(
+        site="a",
+        secret=b"s" * 32,
+        enrol_address="hub.example:1",
+        exchange_address="hub.example:2",
+        expires=NOW,
+        pins=_WORLD.pins,
+    )
+
+
+def _one(seed: Callable[[], bytes]) -> Callable[[], list[bytes]]:
+    return lambda: [seed()]
+
+
+for _number in range(6):  # a log that is long enough for a path
+    _HUB.record(Kind.BLUEPRINT_RECEIVED, canonical.digest(bytes([_number])))
+
+TARGETS: dict[str, Target] = {
+    **{name: Target(read=read, seeds=_one(seed)) for name, (read, seed) in _DOCUMENTS.items()},
+    "image": Target(read=decode.decode, seeds=_image_seeds, memory_bytes=1024 * MIB),
+    "npz archive": Target(read=_read_npz, seeds=_npz_seeds, memory_bytes=256 * MIB),
+    "ONNX model": Target(
+        read=lambda d: onnx_lint.lint(d, contract=_CONTRACT),
+        seeds=_onnx_seeds,
+        memory_bytes=256 * MIB,
+    ),
+}

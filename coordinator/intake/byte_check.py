@@ -4,14 +4,11 @@ Decrypts, compares every digest, checks tensors against the exact table, and sea
 again under the blueprint's own key. Plaintext never touches a disk.
 """
 
-from pathlib import Path
-
 from coordinator.intake import limited
 from federation.blueprint import envelope, limits, weights
 from federation.blueprint.statement import Statement
 from kit import canonical
 from kit.errors import KitError
-from kit.files import read_limited, write_atomic
 
 
 def main() -> None:
@@ -19,8 +16,8 @@ def main() -> None:
     request = limited.request()
     statement = Statement.from_bytes(canonical.b64decode(request["statement"]))
     try:
-        ciphertext = read_limited(
-            Path(request["ciphertext"]), limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
+        ciphertext = limited.read_open(
+            request["ciphertext"], limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
         )
         key = canonical.b64decode(request["content_key"])
         plaintext = envelope.open_payload(ciphertext, key, statement)
@@ -33,17 +30,17 @@ def main() -> None:
             classes=request["classes"],
         )
     except KitError as error:
-        limited.answer({"refused": str(error)})
+        limited.answer(request, refused=str(error))
         return
     own_key = canonical.b64decode(request["blueprint_key"])
     context = canonical.b64decode(request["blueprint_context"])
     sealed = envelope.encrypt(plaintext, own_key, context)
     try:
-        write_atomic(Path(request["sealed"]), sealed, mode=0o600)
+        limited.write_open(request["sealed"], sealed)
     except KitError as error:  # the disk's doing, not the payload's: it waits
-        limited.answer({"failed": str(error)})
+        limited.answer(request, failed=str(error))
         return
-    limited.answer({"passed": True})
+    limited.answer(request, passed=True)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,26 @@
 """Model check of a payload that passed its byte checks, in 1 GB: step 23.
 
 Loads the network, draws a few images of every declared class, and refuses what shows nothing or
-repeats a handful of images.
+repeats a handful of images. The framework is loaded before the walls go up, and before a byte of
+the request is read: loading looks for folders that are out of reach afterwards.
 """
 
-from pathlib import Path
+import torch
 
 from coordinator.intake import limited
 from federation.blueprint import envelope, weights
 from federation.blueprint.statement import WEIGHTS, Statement
+from federation.learning.generator import network as _network  # noqa: F401 - loads diffusers
+from federation.learning.generator.architecture import (
+    Architecture,
+    build_network,
+    load_weights,
+)
+from federation.learning.generator.sampler import sample
+from federation.learning.methods import federated_factory
 from federation.study import Study
 from kit import canonical, seeds
 from kit.errors import KitError
-from kit.files import read_limited
 
 SAMPLES_PER_CLASS = 64
 MINIMUM_DISTINCT = 8  # of 64: fewer is a replay of a handful of images, not a generator
@@ -25,7 +33,7 @@ def main() -> None:
     request = limited.request()
     statement = Statement.from_bytes(canonical.b64decode(request["statement"]))
     study = Study.from_bytes(canonical.b64decode(request["study"]))
-    sealed = read_limited(Path(request["sealed"]), limit=_MAX_SEALED_BYTES, what="payload")
+    sealed = limited.read_open(request["sealed"], limit=_MAX_SEALED_BYTES, what="payload")
     plaintext = envelope.decrypt(
         sealed,
         canonical.b64decode(request["blueprint_key"]),
@@ -34,24 +42,19 @@ def main() -> None:
     table = weights.table_from_json(request["table"])
     arrays = weights.read(envelope.part(plaintext, statement, WEIGHTS), table)
     try:
-        _check(arrays, statement, study, canonical.b64decode(request["secret"]))
+        check(arrays, statement, study, canonical.b64decode(request["secret"]))
     except KitError as error:
-        limited.answer({"refused": f"step 23: {error}"})
+        limited.answer(request, refused=f"step 23: {error}")
         return
-    limited.answer({"passed": True})
+    limited.answer(request, passed=True)
 
 
-def _check(arrays: weights.Arrays, statement: Statement, study: Study, secret: bytes) -> None:
-    import torch
+def check(arrays: weights.Arrays, statement: Statement, study: Study, secret: bytes) -> None:
+    """Run step 23 on the tensors of a generator.
 
-    from federation.learning.generator.architecture import (
-        Architecture,
-        build_network,
-        load_weights,
-    )
-    from federation.learning.generator.sampler import sample
-    from federation.learning.methods import federated_factory
-
+    Raises:
+        KitError: the samples of a class show nothing, or repeat a handful of images.
+    """
     torch.set_num_threads(1)
     architecture = Architecture.from_table(statement.architecture)
     network = build_network(architecture)

@@ -20,28 +20,40 @@ from federation.blueprint.statement import Statement
 from federation.study import Study
 from kit import canonical, seeds
 from kit.errors import KitError
+from kit.files import replacing
 
 BYTE_LIMITS = limited.Limits(memory_bytes=256 << 20, timeout_s=120)
 MODEL_LIMITS = limited.Limits(memory_bytes=1 << 30, timeout_s=600)
 MAX_REASON_CHARACTERS = 300
+BYTE_CHECK, MODEL_CHECK = "coordinator.intake.byte_check", "coordinator.intake.model_check"
 
 _log = logging.getLogger(__name__)
 
 
 def run_waiting(coordinator: Coordinator) -> int:
-    """Take in every `received` blueprint; returns how many there were.
+    """Take in one `received` blueprint of every site; returns how many there were.
 
-    One that cannot be checked now, because a disk is full or a check was stopped, waits alone.
+    The longest waiting goes first, and nobody twice before everybody once: a site with many
+    studies, or with payloads that use up their time, delays another by one check at most. One
+    that cannot be checked now, because a disk is full or a check was stopped, waits alone.
     """
-    table = state.blueprints
-    with coordinator.state.read() as tx:
-        waiting = tx.all(sa.select(table.c.digest).where(table.c.state == BlueprintState.RECEIVED))
-    for row in waiting:
+    taken: set[str] = set()
+    for row in _waiting(coordinator):
+        if row.site in taken:
+            continue
         try:
             take_in(coordinator, row.digest)
+            taken.add(row.site)
         except (KitError, OSError) as error:
             _log.error("blueprint %s has to wait: %s", row.digest[:16], error)
-    return len(waiting)
+    return len(taken)
+
+
+def _waiting(coordinator: Coordinator) -> list[sa.Row[Any]]:
+    table = state.blueprints
+    query = sa.select(table.c.digest, table.c.site).where(table.c.state == BlueprintState.RECEIVED)
+    with coordinator.state.read() as tx:
+        return list(tx.all(query.order_by(table.c.received, table.c.digest)))
 
 
 def take_in(coordinator: Coordinator, digest: str) -> None:
@@ -79,22 +91,38 @@ def _check(
         "table": layout["table"],
         "blueprint_key": canonical.b64encode(store.get(payloads.BLUEPRINT, digest)),
         "blueprint_context": canonical.b64encode(payloads.payload_context(digest)),
-        "sealed": str(coordinator.home.payload(digest)),
     }
     bytes_only = {
-        "ciphertext": str(coordinator.home.staging(digest)),
         "content_key": canonical.b64encode(content_key),
         "embedding": layout["embedding"],
         "classes": list(study.classes),
     }
-    limited.run("coordinator.intake.byte_check", common | bytes_only, BYTE_LIMITS)
+    _check_bytes(coordinator, digest, common | bytes_only)
     # The site cannot know what is drawn: the seed hangs on the study's secret (A6).
     secret = seeds.derive(coordinator.study_secret(study.digest), "intake", row.weights_sha256)
     model_only = {
         "study": canonical.b64encode(study_row.manifest),
         "secret": canonical.b64encode(secret),
     }
-    limited.run("coordinator.intake.model_check", common | model_only, MODEL_LIMITS)
+    with coordinator.home.payload(digest).open("rb") as sealed:
+        limited.run(
+            MODEL_CHECK, common | model_only, MODEL_LIMITS, files={"sealed": sealed.fileno()}
+        )
+
+
+def _check_bytes(coordinator: Coordinator, digest: str, request: dict[str, Any]) -> None:
+    """Check the received payload; it is kept, sealed under its own key, only if it passes."""
+    try:
+        received = coordinator.home.staging(digest).open("rb")
+    except FileNotFoundError as error:
+        raise limited.CheckFailedError("the received payload is gone; send it again") from error
+    with (
+        received,
+        replacing(coordinator.home.payload(digest), mode=0o600) as part,
+        part.open("wb") as sealed,
+    ):
+        files = {"ciphertext": received.fileno(), "sealed": sealed.fileno()}
+        limited.run(BYTE_CHECK, request, BYTE_LIMITS, files=files)
 
 
 def _refuse(coordinator: Coordinator, row: sa.Row[Any], reason: str) -> None:

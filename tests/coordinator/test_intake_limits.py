@@ -2,10 +2,12 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
 
-from coordinator import payloads, submissions
+from coordinator import payloads, state, submissions
 from coordinator.intake import limited, supervisor
 from edge_agent.exchange import Exchange
 from kit.errors import KitError
@@ -118,3 +120,88 @@ def test_what_a_crash_left_of_a_refused_payload_is_shredded_later(enrolled, monk
 
 def _killed(*_):
     raise SystemExit("killed")
+
+
+BRIEF = {"byte": limited.Limits(memory_bytes=256 << 20, timeout_s=6)}
+BRIEF["model"] = limited.Limits(memory_bytes=1 << 30, timeout_s=6)
+REASONS = {"a": "memory limit or crash", "b": "took longer than 6 s", "c": "status -11"}
+
+
+@pytest.mark.parametrize("which", BRIEF)
+def test_a_bomb_a_sleeper_and_a_crash_leave_the_server_serving(enrolled, monkeypatch, which):
+    """In the first process and in the second; refused with the reason, and nothing is left."""
+    homes = {name: enrolled.home(name) for name in REASONS}
+    with enrolled.open() as coordinator:
+        digests = {name: receive(coordinator, home) for name, home in homes.items()}
+    monkeypatch.setattr(supervisor, f"{which.upper()}_CHECK", "tests.fakes.checks.hostile")
+    monkeypatch.setattr(supervisor, f"{which.upper()}_LIMITS", BRIEF[which])
+    with enrolled.serving() as coordinator:
+        with Exchange.open(homes["b"]) as exchange:  # while the sleeper sleeps
+            assert exchange.contact(0).blueprints[0].state == "received"
+        site.wait_for(lambda: site.settled(enrolled))
+        for name, digest in digests.items():
+            with Exchange.open(homes[name]) as exchange:
+                (found,) = exchange.contact(0).blueprints
+            assert (found.digest, found.state) == (digest, "refused")
+            assert REASONS[name] in found.reason
+            site.wait_for(lambda digest=digest: left_behind(coordinator, digest) == [])
+
+
+def waiting(enrolled, monkeypatch, sites):
+    """Blueprints of `sites` that wait, in this order; checks are left out, turns are not."""
+    rows = [SimpleNamespace(site=name, digest=f"{i:064d}") for i, name in enumerate(sites)]
+    monkeypatch.setattr(supervisor, "_waiting", lambda _coordinator: list(rows))
+    taken = []
+
+    def take(_coordinator, digest):
+        row = next(row for row in rows if row.digest == digest)
+        if row.digest in stuck:
+            raise KitError("the disk is full")
+        rows.remove(row)
+        taken.append(row.site)
+
+    stuck: set[str] = set()
+    monkeypatch.setattr(supervisor, "take_in", take)
+    return rows, taken, stuck
+
+
+def test_sites_take_turns_and_none_waits_for_another_twice(enrolled, monkeypatch):
+    rows, taken, _ = waiting(enrolled, monkeypatch, "aaaabbc")
+    with enrolled.open() as coordinator:
+        while rows:
+            supervisor.run_waiting(coordinator)
+    assert "".join(taken) == "abcabaa"
+
+
+def test_a_blueprint_that_has_to_wait_holds_up_nobody_not_even_its_site(enrolled, monkeypatch):
+    rows, taken, stuck = waiting(enrolled, monkeypatch, "aab")
+    stuck.add(rows[0].digest)
+    with enrolled.open() as coordinator:
+        assert supervisor.run_waiting(coordinator) == 2
+        assert "".join(taken) == "ab"
+        stuck.clear()
+        assert supervisor.run_waiting(coordinator) == 1
+
+
+def test_the_longest_waiting_blueprint_is_the_first(enrolled):
+    with enrolled.open() as coordinator:
+        digests = [receive(coordinator, enrolled.home(name)) for name in ("b", "a")]
+        times = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
+        with coordinator.write() as tx:
+            for digest, when in zip(reversed(digests), times, strict=True):
+                own = state.blueprints.c.digest == digest
+                tx.execute(sa.update(state.blueprints).where(own).values(received=when))
+        assert [row.site for row in supervisor._waiting(coordinator)] == ["a", "b"]
+
+
+def test_a_received_payload_that_is_gone_is_refused_so_that_it_can_be_sent_again(enrolled):
+    with enrolled.open() as coordinator:
+        digest = receive(coordinator, enrolled.home("a"))
+        assert coordinator.home.staging(digest).exists()
+        coordinator.home.staging(digest).unlink()
+        supervisor.take_in(coordinator, digest)
+        found = status(coordinator, "a", digest)
+    assert (found.state, found.reason) == (
+        "refused",
+        "the received payload is gone; send it again",
+    )

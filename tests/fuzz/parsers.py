@@ -206,9 +206,7 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
     ),
     "state of trust": (
         trust.Trust.from_bytes,
-        trust.accept(
-            _HUB.news(), pins=_WORLD.pins, site="a", known=None, now=NOW
-        ).trust.to_bytes,
+        trust.accept(_HUB.news(), pins=_WORLD.pins, site="a", known=None, now=NOW).trust.to_bytes,
     ),
 }
 

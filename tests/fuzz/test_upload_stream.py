@@ -61,12 +61,13 @@ class Uploads(RuleBasedStateMachine):
 
     def send(self, *chunks):
         """Return the durable offset, or None when the call was refused with a reason."""
-        try:
-            return self.stub.Upload(iter(chunks), timeout=TIMEOUT_S).durable
-        except grpc.RpcError as error:
-            assert error.code() in REASONS, (error.code(), error.details())
-            assert error.details()
-            return None
+        call = self.stub.Upload.future(iter(chunks), timeout=TIMEOUT_S)
+        refusal = call.exception()
+        if refusal is None:
+            return call.result().durable
+        assert refusal.code() in REASONS, (refusal.code(), refusal.details())
+        assert refusal.details()
+        return None
 
     def chunk(self, offset, data, digest=None):
         return pb.UploadChunk(digest=digest or self.digest, offset=offset, data=data)

@@ -93,7 +93,11 @@ READERS = {
     enrolment.Token: (TOKEN, enrolment.Token.from_bytes),
     trust.Trust: (
         trust.accept(
-            COORDINATOR.news(), pins=WORLD.pins, site="a", known=None, now=federation.NOW
+            COORDINATOR.news(),
+            pins=WORLD.pins,
+            site="a",
+            before=trust.Before(trust=None),
+            now=federation.NOW,
         ).trust,
         trust.Trust.from_bytes,
     ),

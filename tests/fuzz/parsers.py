@@ -17,8 +17,8 @@ from PIL import Image
 from edge_agent import trust
 from edge_agent.datasets import decode, npz
 from federation import dsse
-from federation.auditlog.checkpoint import Checkpoint, Receipt
-from federation.auditlog.events import Event, Kind
+from federation.auditlog.checkpoint import Checkpoint, Receipt, cosignatures
+from federation.auditlog.events import Event, Kind, read_leaf
 from federation.blueprint import envelope, weights
 from federation.blueprint.approval import PAYLOAD_TYPE as APPROVAL_TYPE
 from federation.blueprint.approval import SCHEME, Approval, Decision
@@ -66,6 +66,18 @@ def _read_receipt(data: bytes) -> None:
 
 def _read_checkpoint(data: bytes) -> None:
     Checkpoint.verify(_text(data), origin=_WORLD.pins.log_origin, key=_WORLD.pins.log_key)
+
+
+def _cosigned() -> bytes:
+    """Return a checkpoint that a witness cosigned."""
+    pins, note = _WORLD.pins, _HUB.checkpoint()
+    head = Checkpoint.verify(note, origin=pins.log_origin, key=pins.log_key)
+    line = head.cosign(_WORLD.b.signing_key, name="witness", at=NOW)
+    return head.sign(_WORLD.log_key, [line]).encode()
+
+
+def _read_cosigned(data: bytes) -> None:
+    cosignatures(_text(data), {"witness": keys.public_bytes(_WORLD.b.signing_key)})
 
 
 def _read_chain(data: bytes) -> None:
@@ -164,6 +176,8 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
         lambda: _WORLD.recipient,
     ),
     "checkpoint": (_read_checkpoint, lambda: _HUB.checkpoint().encode()),
+    "cosigned checkpoint": (_read_cosigned, _cosigned),
+    "leaf of another version": (read_leaf, lambda: _HUB.leaves[0]),
     "receipt": (_read_receipt, lambda: _receipt().to_text().encode()),
     "log entry": (Event.from_leaf, lambda: _HUB.leaves[0]),
     "enrolment token": (enrolment.Token.from_bytes, lambda: _token().to_bytes()),
@@ -206,9 +220,16 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
     ),
     "state of trust": (
         trust.Trust.from_bytes,
-        trust.accept(_HUB.news(), pins=_WORLD.pins, site="a", known=None, now=NOW).trust.to_bytes,
+        trust.accept(
+            _HUB.news(), pins=_WORLD.pins, site="a", before=trust.Before(trust=None), now=NOW
+        ).trust.to_bytes,
     ),
 }
+
+
+def _trust() -> trust.Trust:
+    before = trust.Before(trust=None)
+    return trust.accept(_HUB.news(), pins=_WORLD.pins, site="a", before=before, now=NOW).trust
 
 
 def _token() -> enrolment.Token:
@@ -219,6 +240,7 @@ def _token() -> enrolment.Token:
         exchange_address="hub.example:2",
         expires=NOW,
         pins=_WORLD.pins,
+        checkpoint=_HUB.checkpoint(),
     )
 
 

@@ -227,6 +227,12 @@ def study_create(
         list[str] | None,
         typer.Option(help="NAME=PUBLIC-KEY (hexadecimal); repeat. Default: those of `init`."),
     ] = None,
+    outbound_approval: Annotated[
+        bool,
+        typer.Option(
+            "--outbound-approval", help="Every blueprint needs a second person's word at its site."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Sign a study manifest and open it to every enrolled site."""
@@ -250,6 +256,7 @@ def study_create(
             minimum_per_class=minimum_per_class,
             quorum=quorum,
             reviewers=tuple(reviewer or ()),
+            outbound_approval=outbound_approval,
         )
         manifest = studies.manifest(coordinator, request)
         registry.create_study(coordinator, manifest)

@@ -20,6 +20,7 @@ from coordinator import (
     leftovers,
     logbook,
     messages,
+    papers,
     registry,
     releases,
     revocation,
@@ -108,6 +109,7 @@ class _Exchange(stubs.ExchangeServicer):
             envelope=request.envelope,
             signing_chain=request.signing_chain,
             wrapped_key=request.wrapped_key,
+            given=papers.Given(outbound=request.outbound, officer=request.officer),
         )
         return self._upload_status(site, progress)
 

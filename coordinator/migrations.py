@@ -30,6 +30,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TRIGGER log_nodes_no_delete BEFORE delete ON log_nodes"
         " BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END",
     ),
+    (
+        "CREATE TABLE papers (digest VARCHAR NOT NULL, blueprint VARCHAR NOT NULL,"
+        " kind VARCHAR NOT NULL, envelope BLOB NOT NULL, chain BLOB NOT NULL,"
+        " PRIMARY KEY (digest))",
+        "CREATE INDEX ix_papers_blueprint ON papers (blueprint)",
+    ),
 )
 NEWEST = len(STEPS) + 1
 LOG_NODES = 2  # the schema from which on subtree roots, and the documents below, are kept

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import recipients, state
+from coordinator import papers, recipients, state
 from coordinator.context import Coordinator
 from coordinator.state import Transaction
 from federation.blueprint.statement import Statement
@@ -26,6 +26,7 @@ def drop_dead(coordinator: Coordinator) -> int:
         dead = _dead(coordinator, tx)
         for row in dead:
             tx.execute(sa.delete(state.blueprints).where(state.blueprints.c.digest == row.digest))
+            papers.forget(tx, row.digest)
             recipients.rotate(coordinator, tx, row.study_digest, row.site)
             coordinator.home.staging(row.digest).unlink(missing_ok=True)
     return len(dead)

@@ -135,6 +135,15 @@ approvals = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("salt", sa.LargeBinary, nullable=False),
 )
+papers = sa.Table(  # signed documents about a blueprint that the log names by their digest
+    "papers",
+    metadata,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("blueprint", sa.String, nullable=False, index=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
+)
 releases = sa.Table(
     "releases",
     metadata,

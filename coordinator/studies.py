@@ -11,6 +11,7 @@ from federation.study import (
     PersonalData,
     PrivacyPolicy,
     Reviewer,
+    Safeguards,
     Study,
     Unit,
 )
@@ -42,6 +43,7 @@ class Request:
     minimum_per_class: int
     quorum: int
     reviewers: tuple[str, ...]
+    outbound_approval: bool = False
 
 
 def manifest(coordinator: Coordinator, request: Request) -> Study:
@@ -83,6 +85,7 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
         quorum=request.quorum,
         reviewers=_reviewers(coordinator, request.reviewers),
         created=clock.rfc3339(coordinator.now()),
+        safeguards=Safeguards(outbound_approval=request.outbound_approval),
     )
     return Study.from_bytes(study.to_bytes())
 

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import logbook, registry, state
+from coordinator import logbook, papers, registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.logbook import Entry, Proofs
@@ -86,12 +86,14 @@ def begin(
     envelope: bytes,
     signing_chain: bytes,
     wrapped_key: bytes,
+    given: papers.Given = papers.NOTHING,
 ) -> Progress:
     """Check a statement and open (or resume) its upload; idempotent by statement digest.
 
     Raises:
         RefusalError: a numbered step does not hold.
         NotFoundError: no such study.
+        NotAllowedError: the study demands an outbound approval, and none came.
         StateError: this site has another blueprint in play in this study.
     """
     if len(signing_chain) > MAX_CHAIN_BYTES:
@@ -105,6 +107,7 @@ def begin(
         return _progress(coordinator, known)
     # Not under the write lock: a hostile statement takes a second of arithmetic to refuse.
     statement = envelope_rules.verify_statement(envelope, wrapped_key, chain, expected)
+    papers.check_outbound(coordinator, statement, expected.study, chain, given)
     with coordinator.write() as tx:
         known = _known(tx, site, envelope)
         if known is not None:
@@ -130,6 +133,7 @@ def begin(
                 weights_sha256=statement.file(WEIGHTS).sha256,
             )
         )
+        papers.keep_given(tx, statement.digest, given, chain)
     _staged(coordinator, statement.digest)
     return Progress(digest=statement.digest, durable=0, state=BlueprintState.RECEIVING, reason="")
 
@@ -201,6 +205,7 @@ def commit(coordinator: Coordinator, site: str, digest: str) -> Progress:
                 actor=site_row.pseudonym,
                 study=row.study_digest,
                 certificate=statement.context.sender_cert,
+                **papers.logged(tx, digest),
             )
         row = _own(tx, site, digest)
     return _progress(coordinator, row)
@@ -335,6 +340,7 @@ def _forget_incomplete(
     )
     for row in tx.all(sa.select(table.c.digest).where(old)):
         coordinator.home.staging(row.digest).unlink(missing_ok=True)
+        papers.forget(tx, row.digest)
     tx.execute(sa.delete(table).where(old))
 
 

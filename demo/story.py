@@ -29,10 +29,12 @@ from federation.learning.downstream.metrics import evaluate
 from federation.learning.generator.architecture import default_preset
 from kit.door import note
 from kit.errors import KitError
+from pki import keys
 
 FEDERATION = "demo"
 REVOKED = "c"
 REVIEWER = "first"
+APPROVED, OFFICER = "a", "officer"  # the hospital where a second person signs what leaves
 PRIVATE, NON_PRIVATE = "private", "non-private"
 INTAKE_TIMEOUT_S = 300
 DECLARED_STEP = 50  # counts are declared as the next lower multiple: round, and surely met
@@ -193,6 +195,7 @@ class Story:
         )
         self.settings = tuple(setting for setting in both if setting.name in settings)
         self.reviewer_key = ""
+        self.officer_key = work / "officer.key"
 
     # Set-up ----------------------------------------------------------------------------------
 
@@ -221,13 +224,22 @@ class Story:
         """Invite a site, enrol it, and confirm the code that it reads out."""
         token = self.work / f"{site}.token"
         self.shell.run("coordinator", "hub", "token", site, "--out", str(token), "--json")
-        words = ("enroll", "--token", str(token), "--json")
+        words = ("enroll", "--token", str(token), *self._second_person(site), "--json")
         status, _, err = self.shell.attempt("edge-agent", site, *words)
         if status != 3:
             raise KitError(f"enrolment of {site} does not wait for confirmation")
         code = err.partition("the code of this site is ")[2][:9]
         self.shell.run("coordinator", "hub", "sites", "confirm", site, "--code", code, "--json")
         self.shell.run("edge-agent", site, *words)
+
+    def _second_person(self, site: str) -> tuple[str, ...]:
+        """One hospital has an officer without whose signature nothing leaves; the others say no."""
+        if site != APPROVED:
+            return ("--without-outbound-approval",)
+        if not self.officer_key.is_file():
+            keys.save(self.officer_key, keys.new_signing_key())
+        public = keys.public_bytes(keys.load_signing(self.officer_key)).hex()
+        return ("--officer", f"{OFFICER}={public}")
 
     # The hospitals' work ---------------------------------------------------------------------
 
@@ -287,10 +299,18 @@ class Story:
     def submit(self, setting: Setting, hub: str, sites: tuple[str, ...]) -> int:
         """Submit in the order of `sites`, wait for intake; returns the bytes sent."""
         with self.clock.phase("submit"):
-            words = ("submit", "--study", setting.name, "--json")
-            sent = [self.shell.run("edge-agent", site, *words) for site in sites]
+            sent = [self._send(setting, site) for site in sites]
             self._wait_for_intake(setting, hub, len(sites))
         return sum(int(item["bytes_sent"]) for item in sent)
+
+    def _send(self, setting: Setting, who: str) -> Any:
+        """Let an officer look and sign, where the hospital has one, and submit."""
+        study = ("--study", setting.name)
+        if who.startswith(APPROVED):
+            shown = self.shell.run("edge-agent", who, "inspect", *study, "--json")
+            signing = ("--sign", str(self.officer_key), "--digest", shown["statement"][:8])
+            self.shell.run("edge-agent", who, "inspect", *study, *signing, "--json")
+        return self.shell.run("edge-agent", who, "submit", *study, "--json")
 
     def _wait_for_intake(self, setting: Setting, hub: str, count: int) -> None:
         deadline = time.monotonic() + INTAKE_TIMEOUT_S
@@ -404,9 +424,8 @@ class Story:
     def never_had(self, setting: Setting) -> str:
         """Build in a federation that never had the revoked hospital; returns the digest."""
         others = tuple(site for site in SITES if site != REVOKED)
-        words = ("submit", "--study", setting.name, "--json")
         for site in reversed(others):
-            self.shell.run("edge-agent", f"{site}-before", *words)
+            self._send(setting, f"{site}-before")
         self._wait_for_intake(setting, "hub-before", len(others))
         self.approve(setting, "hub-before", sheets=False)
         built = self.shell.run("coordinator", "hub-before", "build", setting.name, "--json")

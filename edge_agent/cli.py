@@ -88,22 +88,44 @@ def enroll(
             help="Make TLS and signing key in this token: pkcs11:token=NAME?module-path=FILE."
         ),
     ] = None,
+    officer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=PUBLIC-KEY (hexadecimal) of who signs what leaves; repeat. Set once."
+        ),
+    ] = None,
+    without_outbound_approval: Annotated[
+        bool,
+        typer.Option(
+            "--without-outbound-approval",
+            help="One person alone may send from this site. Set once.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Enrol this site; run it again after the coordinator confirmed the code."""
-    from edge_agent import contact, enrolment
+    from edge_agent import contact, enrolment, outbound
     from edge_agent.errors import UnreachableError
     from edge_agent.exchange import Exchange
     from edge_agent.home import Home
     from pki.tokens import TokenUri
 
+    policy = outbound.new_policy(officer or (), off=without_outbound_approval)
+    if policy is not None and token is None and enrolment.is_settled(home):
+        outbound.set_policy(Home.open(home), policy)
+        door.emit(policy, as_json=as_json)
+        return
     keeping = enrolment.Keeping(
         new_passphrase=(lambda: ctx.obj.new("this site's keys")) if protect_keys else None,
         token=TokenUri.parse(hsm) if hsm else None,
     )
-    result = enrolment.enrol(
-        home, token, epsilon=lifetime_epsilon, delta=lifetime_delta, keeping=keeping
-    )
+    try:
+        result = enrolment.enrol(
+            home, token, epsilon=lifetime_epsilon, delta=lifetime_delta, keeping=keeping
+        )
+    finally:
+        if policy is not None and enrolment.has_begun(home):
+            outbound.set_policy(Home(home.absolute()), policy)
     door.emit(result, as_json=as_json)
     enrolled = Home.open(home)
     try:
@@ -156,13 +178,36 @@ def train(
 
 
 @app.command()
-def inspect(home: HomeDir, study: StudyName, run: Run = "", as_json: Json = False) -> None:
-    """Show exactly what would leave for a finished run."""
+def inspect(
+    home: HomeDir,
+    study: StudyName,
+    run: Run = "",
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", help="An officer's private key: let exactly this leave."),
+    ] = None,
+    digest: Annotated[
+        str, typer.Option(help="With --sign: the statement's first digits, instead of typing them.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Show exactly what would leave for a finished run; a second person signs it here."""
     from edge_agent import inspection, runs
     from edge_agent.home import Home
 
-    agent = Home.open(home)
-    door.emit(inspection.inspect(agent, runs.named(agent, study, run)), as_json=as_json)
+    agent, now = Home.open(home), clock.utc_now()
+    name = runs.named(agent, study, run)
+    shown = inspection.inspect(agent, name, now=now)
+    if sign is not None and shown.statement is not None:
+        if not digest:
+            door.note(door.plain(shown))
+            door.note(f"what would be signed: {shown.statement}")
+            digest = typer.prompt("its first eight digits", err=True)
+        inspection.sign_outbound(agent, name, sign, digest, now=now)
+        shown = inspection.inspect(agent, name, now=now)
+    elif sign is not None:
+        raise KitError(f"nothing to sign: {shown.outbound_approval}")
+    door.emit(shown, as_json=as_json)
 
 
 @app.command()

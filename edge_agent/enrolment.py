@@ -158,6 +158,18 @@ def _lifetime(home: Home, epsilon: float | None, delta: float | None) -> tuple[s
     return texts
 
 
+def is_settled(path: Path) -> bool:
+    """Say whether a home is enrolled and no further enrolment is under way."""
+    home = Home(path.absolute())
+    return home.tls_chain.is_file() and not (home.path / _PENDING / _TOKEN).is_file()
+
+
+def has_begun(path: Path) -> bool:
+    """Say whether a home is this program's: enrolled, or on the way to it."""
+    home = Home(path.absolute())
+    return home.tls_chain.is_file() or (home.path / _PENDING / _TOKEN).is_file()
+
+
 def _check_home(home: Home, token_file: Path | None) -> None:
     is_pending = (home.path / _PENDING / _TOKEN).is_file()
     if home.tls_chain.is_file():

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent import contact, installed, trust, witness
+from edge_agent import contact, installed, outbound, outbox, submission, trust, witness
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.submission import outgoing, signing_chain
@@ -27,9 +27,14 @@ _MAX_PEM_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaving:
-    """Exactly what `submit` would send, and nothing else that it could send."""
+    """Exactly what `submit` would send, and nothing else that it could send.
+
+    `statement` names what is sealed already, whose fields these then are; None before that.
+    """
 
     study: str
+    statement: str | None
+    outbound_approval: str
     recipient: str
     sender: str
     outputs: tuple[str, ...]
@@ -86,38 +91,64 @@ class ReceiptShown:
     cosigned: str
 
 
-def inspect(home: Home, run: str) -> Leaving:
+def inspect(home: Home, run: str, *, now: datetime) -> Leaving:
     """Return what would leave for a finished run.
+
+    Where a second person has to sign, the run is sealed here (once), so that what is shown is what
+    the signature will be over.
 
     Raises:
         KitError: there is no such finished run.
     """
-    item = outgoing(home, run)
-    mechanism = item.privacy.gaussian
+    item, sealed = outgoing(home, run), None
+    wanted = outbound.is_required(home, item.study)
+    may_leave = item.gate.passed or item.privacy.gaussian is None
+    if wanted and may_leave and home.study_file(item.study.id, "recipient").is_file():
+        folder = submission.sealed(home, run, item, now)
+        sealed = outbox.statement(folder)
+    privacy = item.privacy if sealed is None else sealed.privacy
     words = "contains personal data: trained without differential privacy"
-    if mechanism is not None:
+    if privacy.gaussian is not None:
         words = (
             f"differentially private if this code ran unmodified with secret noise:"
-            f" ({mechanism.epsilon:.3g}, {mechanism.delta:g}) per {item.privacy.unit}"
+            f" ({privacy.gaussian.epsilon:.3g}, {privacy.gaussian.delta:g}) per {privacy.unit}"
         )
+    approval = "not asked for"
+    if wanted:
+        name = outbound.signed_by(home, item.study, folder) if sealed is not None else None
+        approval = f"signed by {name}" if name else "waits for an officer's signature"
     return Leaving(
         study=item.study.id,
+        statement=sealed.digest if sealed is not None else None,
+        outbound_approval=approval,
         recipient=home.coordinator.uri,
         sender=home.identity.uri,
-        outputs=item.outputs,
-        architecture=item.architecture,
+        outputs=item.outputs if sealed is None else sealed.outputs,
+        architecture=item.architecture if sealed is None else sealed.architecture,
         weights_bytes=len(item.weights),
         weights_sha256=canonical.digest(item.weights),
         privacy=words,
         mechanism=None
-        if mechanism is None
-        else {name: getattr(mechanism, name) for name in mechanism.__slots__},
-        gate_passed=item.gate.passed,
-        ledger_head=item.privacy.ledger_head,
-        ledger_counter=item.privacy.ledger_counter,
+        if privacy.gaussian is None
+        else {name: getattr(privacy.gaussian, name) for name in privacy.gaussian.__slots__},
+        gate_passed=(item if sealed is None else sealed).gate.passed,
+        ledger_head=privacy.ledger_head,
+        ledger_counter=privacy.ledger_counter,
         files=("signed statement", CIPHERTEXT + f" ({WEIGHTS}, architecture.json)", WRAPPED_KEY),
         never_leaves="images, counts, patient ids, file names, gate scores, metrics, checkpoints",
     )
+
+
+def sign_outbound(home: Home, run: str, key_file: Path, typed: str, *, now: datetime) -> str:
+    """Give an officer's word that what `inspect` showed may leave; returns the officer's name.
+
+    Raises:
+        KitError: nothing is sealed, other digits were typed, or the key is no officer's.
+    """
+    item, folder = outgoing(home, run), submission.waiting(home, run)
+    if folder is None:
+        raise KitError("nothing is sealed for this run", hint="run `edge-agent inspect` first")
+    return outbound.sign(home, item.study, folder, key_file, typed, now)
 
 
 def status(home: Home, *, now: datetime) -> Standing:

@@ -25,6 +25,8 @@ class Announcement:
     envelope: bytes
     signing_chain: bytes
     wrapped_key: bytes
+    outbound: bytes = b""
+    officer: bytes = b""
 
 
 def enrol_reply(reply: Any) -> EnrolReply:
@@ -44,6 +46,8 @@ def begin_request(announcement: Announcement) -> Any:
         envelope=announcement.envelope,
         signing_chain=announcement.signing_chain,
         wrapped_key=announcement.wrapped_key,
+        outbound=announcement.outbound,
+        officer=announcement.officer,
     )
 
 

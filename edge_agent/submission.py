@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography import x509
 
-from edge_agent import contact, outbox, runs
+from edge_agent import contact, outbound, outbox, runs
 from edge_agent.errors import TrustError, UnreachableError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
@@ -35,6 +35,7 @@ from federation.blueprint.statement import (
     GaussianMechanism,
     PrivacyClaim,
 )
+from federation.blueprint.statement import WEIGHTS as PAYLOAD_WEIGHTS
 from federation.release.statement import WITHDRAWAL_TYPE, Withdrawal, sign
 from federation.study import RecipientKey, Study
 from kit import canonical, clock
@@ -123,6 +124,7 @@ def submit(home: Home, run: str, *, now: datetime, sent: Callable[[int, int], No
         TrustError: the coordinator contradicts what it proved before.
     """
     item = cleared(home, run)
+    outbound.require(home, item.study, waiting(home, run))  # before anything is said to anybody
     with Exchange.open(home) as exchange:
         contact.contact(home, exchange)
         folder = sealed(home, run, item, now)
@@ -162,14 +164,15 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     key = open_recipient_key(recipient, home.pins, item.study, home.config.site)
     kid = kem.key_id(key.public)
     signing = signing_chain(home)
-    for folder in home.outbox.iterdir():
-        if (folder / RUN).is_file() and (folder / RUN).read_text() == run:
-            statement = outbox.statement(folder)
-            is_alive = clock.parse_rfc3339(statement.expires) > now
-            is_own = statement.context.sender_cert == certificates.fingerprint(signing[0])
-            if is_alive and is_own and statement.context.kid == kid:
-                return folder
-            outbox.remove(folder)
+    folder = waiting(home, run)
+    if folder is not None:
+        statement = outbox.statement(folder)
+        is_alive = clock.parse_rfc3339(statement.expires) > now
+        is_own = statement.context.sender_cert == certificates.fingerprint(signing[0])
+        is_same = statement.file(PAYLOAD_WEIGHTS).sha256 == canonical.digest(item.weights)
+        if is_alive and is_own and is_same and statement.context.kid == kid:
+            return folder
+        outbox.remove(folder)
     made = _seal(home, item, key, now)
     folder = home.outbox / made.statement.digest
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -178,6 +181,14 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     write_atomic(folder / ENVELOPE, made.envelope, mode=0o600)
     write_atomic(folder / RUN, run.encode(), mode=0o600)
     return folder
+
+
+def waiting(home: Home, run: str) -> Path | None:
+    """Return the folder of a run's sealed blueprint, whether or not it still holds."""
+    for folder in home.outbox.iterdir():
+        if (folder / RUN).is_file() and (folder / RUN).read_text() == run:
+            return folder
+    return None
 
 
 def _seal(home: Home, item: Outgoing, recipient: RecipientKey, now: datetime) -> Sealed:
@@ -217,8 +228,9 @@ def _send(
     ciphertext = read_limited(
         folder / CIPHERTEXT, limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
     )
+    request = announcement(home, study, folder)
     try:
-        reply = exchange.begin(announcement(home, study, folder))
+        reply = exchange.begin(request)
     except UnreachableError:
         raise
     except KitError:
@@ -244,12 +256,19 @@ def _send(
 
 
 def announcement(home: Home, study: Study, folder: Path) -> Announcement:
-    """Return what goes before the payload of a sealed blueprint."""
+    """Return what goes before the payload of a sealed blueprint; every carriage starts with it.
+
+    Raises:
+        KitError: a second person's word is wanted, and not there.
+    """
+    approval, officer = outbound.papers(home, study, folder)
     return Announcement(
         study_digest=study.digest,
         envelope=home.read(folder / ENVELOPE, "statement"),
         signing_chain=home.read(home.signing_chain, "certificate"),
         wrapped_key=home.read(folder / WRAPPED, "wrapped key"),
+        outbound=approval,
+        officer=officer,
     )
 
 

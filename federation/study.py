@@ -12,6 +12,7 @@ from kit import canonical, clock
 from kit.errors import FormatError
 
 VERSION = 1
+GUARDED_VERSION = 2  # a manifest that also carries safeguards; without any, version 1 says it all
 PAYLOAD_TYPE = "application/vnd.hospital-edge-kit.study+json"
 RECIPIENT_KEY_TYPE = "application/vnd.hospital-edge-kit.recipient-key+json"
 
@@ -89,6 +90,17 @@ class Reviewer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Safeguards:
+    """What a study demands of people, over what every site may demand for itself.
+
+    Attributes:
+        outbound_approval: a blueprint comes with the signed word of a second person at its site.
+    """
+
+    outbound_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """One task, as every site and the coordinator see it."""
 
@@ -106,10 +118,16 @@ class Study:
     quorum: int
     reviewers: tuple[Reviewer, ...]
     created: str
+    safeguards: Safeguards = Safeguards()
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes that are signed; reals become decimal strings."""
-        table = asdict(self) | {"version": VERSION}
+        table = asdict(self)
+        if self.safeguards == Safeguards():
+            del table["safeguards"]
+            table["version"] = VERSION
+        else:
+            table["version"] = GUARDED_VERSION
         table["privacy"]["epsilon"] = canonical.real(self.privacy.epsilon)
         table["privacy"]["delta"] = canonical.real(self.privacy.delta)
         return canonical.encode(table)
@@ -122,8 +140,11 @@ class Study:
             FormatError: a field is missing, unknown or out of its range.
         """
         names = set(cls.__slots__) | {"version"}
-        table = canonical.fields(canonical.decode(data), names, what="study")
-        canonical.version(table["version"], expected=VERSION, what="study")
+        table = canonical.decode(data)
+        is_guarded = isinstance(table, dict) and "safeguards" in table
+        canonical.fields(table, names if is_guarded else names - {"safeguards"}, what="study")
+        version = GUARDED_VERSION if is_guarded else VERSION
+        canonical.version(table["version"], expected=version, what="study")
         return cls(
             federation=canonical.name(table["federation"], what="federation"),
             id=canonical.name(table["id"], what="study id"),
@@ -141,6 +162,7 @@ class Study:
             quorum=canonical.integer(table["quorum"], low=1, high=MAX_QUORUM, what="quorum"),
             reviewers=_reviewers(table["reviewers"], quorum=table["quorum"]),
             created=clock.rfc3339(clock.parse_rfc3339(table["created"], what="created")),
+            safeguards=_safeguards(table["safeguards"]) if is_guarded else Safeguards(),
         )
 
     @property
@@ -200,6 +222,16 @@ def _build(value: Any) -> BuildPolicy:
     canonical.integer(table["classifier_steps"], low=1, high=1_000_000, what="classifier_steps")
     canonical.name(table["classifier"], what="classifier")
     return BuildPolicy(**table)
+
+
+def _safeguards(value: Any) -> Safeguards:
+    table = canonical.fields(value, set(Safeguards.__slots__), what="safeguards")
+    if not isinstance(table["outbound_approval"], bool):
+        raise FormatError("outbound_approval is not true or false")
+    found = Safeguards(**table)
+    if found == Safeguards():  # one study has one byte string
+        raise FormatError("safeguards that demand nothing are left out")
+    return found
 
 
 def _reviewers(value: Any, *, quorum: Any) -> tuple[Reviewer, ...]:

@@ -53,13 +53,19 @@ def emit(result: Any, *, as_json: bool, text: str | None = None) -> None:
         sys.stdout.write(json.dumps(table, indent=2, sort_keys=True) + "\n")
     elif text is not None:
         sys.stdout.write(text.rstrip("\n") + "\n")
-    elif isinstance(table, Mapping):
-        width = max((len(name) for name in table), default=0)
-        for name, value in table.items():
-            sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {_plain(value)}\n")
     else:
-        sys.stdout.write(f"{_plain(table)}\n")
+        sys.stdout.write(plain(table) + "\n")
     sys.stdout.flush()
+
+
+def plain(result: Any) -> str:
+    """Return a result as `name: value` lines for people."""
+    table = to_table(result)
+    if not isinstance(table, Mapping):
+        return _plain(table)
+    width = max((len(name) for name in table), default=0)
+    lines = [f"{name.replace('_', ' '):<{width}}  {_plain(v)}" for name, v in table.items()]
+    return "\n".join(lines)
 
 
 def to_table(value: Any) -> Any:

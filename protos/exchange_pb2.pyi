@@ -143,16 +143,20 @@ class RenewReply(_message.Message):
     def __init__(self, tls_chain: _Optional[bytes] = ...) -> None: ...
 
 class BeginRequest(_message.Message):
-    __slots__ = ("study_digest", "envelope", "signing_chain", "wrapped_key")
+    __slots__ = ("study_digest", "envelope", "signing_chain", "wrapped_key", "outbound", "officer")
     STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
     WRAPPED_KEY_FIELD_NUMBER: _ClassVar[int]
+    OUTBOUND_FIELD_NUMBER: _ClassVar[int]
+    OFFICER_FIELD_NUMBER: _ClassVar[int]
     study_digest: str
     envelope: bytes
     signing_chain: bytes
     wrapped_key: bytes
-    def __init__(self, study_digest: _Optional[str] = ..., envelope: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., wrapped_key: _Optional[bytes] = ...) -> None: ...
+    outbound: bytes
+    officer: bytes
+    def __init__(self, study_digest: _Optional[str] = ..., envelope: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., wrapped_key: _Optional[bytes] = ..., outbound: _Optional[bytes] = ..., officer: _Optional[bytes] = ...) -> None: ...
 
 class UploadChunk(_message.Message):
     __slots__ = ("digest", "offset", "data")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pki import keys
 from tests.fakes.terminal import Namespace, Terminal, free_ports, stop, wait_for
 
 PATIENT = "Mustermann-Erika"
@@ -37,6 +38,10 @@ class Story:
     @property
     def hub(self):
         return self.folder / "hub"
+
+    @property
+    def officer_key(self):
+        return self.folder / "officer.key"
 
     @property
     def data(self):
@@ -114,7 +119,11 @@ def _found(story):
 def _enrol(story):
     token = story.folder / "a.token"
     story.told["token"] = story.coordinator("token", "a", "--out", token)
-    waiting = story.terminal.run("edge-agent", "a", "enroll", "--token", token, "--json")
+    keys.save(story.officer_key, keys.new_signing_key())
+    officer = keys.public_bytes(keys.load_signing(story.officer_key)).hex()
+    waiting = story.terminal.run(
+        "edge-agent", "a", "enroll", "--token", token, "--officer", f"dr-o={officer}", "--json"
+    )
     story.told["waiting"] = waiting
     code = re.search(r"[A-Z2-7]{4}-[A-Z2-7]{4}", waiting.err)[0]
     story.told["sites confirm"] = story.coordinator("sites", "confirm", "a", "--code", code)
@@ -136,7 +145,11 @@ def _train(story):
             story.told[f"train {number.name}"] = (stop(process, number), log.read_text())
             assert not (run / "weights.safetensors").exists()
     story.told["train"] = story.agent(*train_words(story))
-    story.told["inspect"] = story.agent("inspect", "--study", "shapes", light=True)
+    inspect = ["inspect", "--study", "shapes"]
+    story.told["inspect"] = story.agent(*inspect, light=True)
+    story.told["submit unsigned"] = terminal.run("edge-agent", "a", "submit", "--study", "shapes")
+    digest = ["--digest", story.told["inspect"]["statement"][:8]]
+    story.told["sign"] = story.agent(*inspect, "--sign", story.officer_key, *digest, light=True)
 
 
 def _submit_until_the_server_dies(story, server):

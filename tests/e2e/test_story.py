@@ -89,6 +89,14 @@ def test_every_reporting_command_speaks_json(story):
     )
 
 
+def test_one_person_alone_sends_nothing(story):
+    hints = is_one_clear_line(story.told["submit unsigned"], "edge-agent", "second person's")
+    assert any("inspect" in hint for hint in hints)
+    assert story.told["inspect"]["outbound_approval"] == "waits for an officer's signature"
+    assert story.told["sign"]["outbound_approval"] == "signed by dr-o"
+    assert story.told["sign"]["statement"] == story.told["submit"]["blueprint"]
+
+
 def test_predictions_say_that_they_are_for_research(story):
     assert story.told["predict"].code == 0, story.told["predict"].err
     assert "not a medical device" in story.told["predict"].err

@@ -252,6 +252,6 @@ def test_a_standing_tells_where_things_are(released):
     assert standing.site == "a"
     assert [b["state"] for b in standing.blueprints] == ["approved"]
     assert [r["withdrawn"] for r in standing.releases] == [False]
-    shown = inspection.inspect(home, site.STUDY)
+    shown = inspection.inspect(home, site.STUDY, now=clock.utc_now())
     assert dataclasses.asdict(shown)["outputs"] == site.LABELS["a"]
     assert "differentially private if this code ran unmodified" in shown.privacy

@@ -15,7 +15,7 @@ from pathlib import Path
 from coordinator import builds, founding, grpc_server, registry, reviews, studies
 from coordinator.context import Coordinator
 from coordinator.home import CONFIG, CoordinatorConfig
-from edge_agent import contact, enrolment, submission
+from edge_agent import contact, enrolment, outbound, submission
 from edge_agent.errors import WaitingError
 from edge_agent.exchange import Exchange
 from edge_agent.home import CONFIG as SITE_CONFIG
@@ -167,6 +167,7 @@ def enrol(coordinator, federation, site):
     path = federation.folder / site
     registry.confirm(coordinator, site, ask(path, token))
     enrolment.enrol(path, None, epsilon=8.0, delta=1e-5)
+    outbound.set_policy(federation.home(site), outbound.Policy(approval=outbound.OFF))
     visit(federation.home(site))
     return federation.home(site)
 

@@ -1,0 +1,117 @@
+"""Signed papers about a blueprint: kept as they came, and named in the log by their digest.
+
+Outbound approvals and the officers' keys, withdrawal orders: what an auditor asks for when the log
+says that somebody signed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography import x509
+
+from coordinator import state
+from coordinator.context import Coordinator
+from coordinator.errors import NotAllowedError
+from coordinator.state import Transaction
+from federation import dsse
+from federation.blueprint.outbound import PAYLOAD_TYPE, Officer, Outbound
+from federation.blueprint.statement import Statement
+from federation.study import Study
+from kit import canonical
+from kit.errors import FormatError
+from pki import certificates, identity
+
+
+class Paper(StrEnum):
+    """What a paper is."""
+
+    OUTBOUND = "outbound"
+    OFFICER = "officer"
+    WITHDRAWAL = "withdrawal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The papers that came with a statement; empty where the study demands none."""
+
+    outbound: bytes = b""
+    officer: bytes = b""
+
+
+NOTHING = Given()
+
+
+def check_outbound(
+    coordinator: Coordinator,
+    statement: Statement,
+    study: Study,
+    chain: Sequence[x509.Certificate],
+    given: Given,
+) -> None:
+    """Check that a second person at the site let a blueprint leave, where the study demands it.
+
+    Raises:
+        NotAllowedError: the study demands it, and nothing came.
+        FormatError: what came is not that, or the site does not vouch for the key.
+        IdentityError: a signature or certificate does not hold.
+    """
+    if not study.safeguards.outbound_approval:
+        if given != NOTHING:
+            raise FormatError("this study asks for no outbound approval")
+        return
+    if not given.outbound or not given.officer:
+        raise NotAllowedError(
+            "this study wants a second person's signature at the site on what leaves",
+            hint="an officer looks and signs: `edge-agent inspect --sign KEY`",
+        )
+    key = Officer.verify(
+        given.officer,
+        chain,
+        site=identity.Identity.parse(statement.context.sender),
+        root=coordinator.root,
+        now=coordinator.now(),
+    )
+    Outbound.verify(given.outbound, officers=[key], blueprint=statement.digest, study=study.digest)
+
+
+def keep_given(
+    tx: Transaction, blueprint: str, given: Given, chain: Sequence[x509.Certificate]
+) -> None:
+    """Keep what came with a statement."""
+    if given != NOTHING:
+        keep(tx, blueprint, Paper.OUTBOUND, given.outbound, chain=b"")
+        keep(tx, blueprint, Paper.OFFICER, given.officer, chain=certificates.pem(*chain))
+
+
+def keep(tx: Transaction, blueprint: str, kind: Paper, envelope: bytes, *, chain: bytes) -> None:
+    """Keep one paper, once."""
+    digest = canonical.digest(envelope)
+    table = state.papers
+    if tx.one(sa.select(table.c.digest).where(table.c.digest == digest)) is None:
+        tx.execute(
+            sa.insert(table).values(
+                digest=digest, blueprint=blueprint, kind=kind, envelope=envelope, chain=chain
+            )
+        )
+
+
+def of(tx: Transaction, blueprint: str, kind: Paper) -> list[sa.Row[Any]]:
+    """Return a blueprint's papers of one kind."""
+    table = state.papers
+    return tx.all(sa.select(table).where(table.c.blueprint == blueprint, table.c.kind == kind))
+
+
+def logged(tx: Transaction, blueprint: str) -> dict[str, str]:
+    """Return what the log says of a received blueprint's approval: the record and whose key."""
+    details = {}
+    for row in of(tx, blueprint, Paper.OUTBOUND):
+        details = {"outbound": row.digest, "officer": dsse.parse(row.envelope, PAYLOAD_TYPE).keyid}
+    return details
+
+
+def forget(tx: Transaction, blueprint: str) -> None:
+    """Drop the papers of an upload that was given up."""
+    tx.execute(sa.delete(state.papers).where(state.papers.c.blueprint == blueprint))

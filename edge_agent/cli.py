@@ -352,6 +352,22 @@ def audit_rebuild(
     door.emit(inspection.rebuild(agent), as_json=as_json)
 
 
+@app.command()
+def doctor(home: HomeDir, as_json: Json = False) -> None:
+    """Find what keeps this site from working, with cause and fix; exit 0 only if all is well."""
+    from edge_agent.doctor.rounds import rounds
+    from edge_agent.home import Home
+
+    found = list(rounds(Home.open(home), clock.utc_now))
+    rows = [(f.check, f.verdict, f.seen) for f in found]
+    text = door.columns(rows, ("check", "verdict", "seen"))
+    fixes = "".join(f"\n{f.check}: {f.fix}" for f in found if f.fix)
+    door.emit(found, as_json=as_json, text=text + fixes)
+    failed = [f.check for f in found if f.passed is False]
+    if failed:
+        raise KitError(f"failed: {', '.join(failed)}", hint="see the fixes above")
+
+
 @keys_app.command("list")
 def keys_list(home: HomeDir, as_json: Json = False) -> None:
     """List every private key of this site and how it is kept; opens none."""

@@ -1,0 +1,1 @@
+"""What keeps this site from working: one function per cause, and what to do about it."""

@@ -36,7 +36,7 @@ REVOKED = "c"
 REVIEWER = "first"
 APPROVED, OFFICER = "a", "officer"  # the hospital where a second person signs what leaves
 PRIVATE, NON_PRIVATE = "private", "non-private"
-INTAKE_TIMEOUT_S = 300
+INTAKE_TIMEOUT_S = 900
 DECLARED_STEP = 50  # counts are declared as the next lower multiple: round, and surely met
 # The whole story in a minute or two: every step happens, nothing is learnt.
 QUICK_STUDY = ("--shard-size", "32", "--sampler-steps", "6", "--classifier-steps", "40")

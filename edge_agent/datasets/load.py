@@ -36,13 +36,18 @@ class _Found:
     digests: list[str] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
+    text: list[Refusal] = field(default_factory=list)
     sizes: Counter[tuple[int, int, int]] = field(default_factory=Counter)
 
     def add(self, source: Source, rule: ImageRule) -> None:
+        from edge_agent.datasets.burned_in import text_regions  # a site that predicts has no SciPy
+
         height, width = source.image.pixels.shape[1:]
         self.sizes[width, height, source.image.bits] += 1
         if source.image.note:
             self.notes.append(Refusal(file=source.file, reason=source.image.note))
+        for region in text_regions(source.image.pixels):
+            self.text.append(Refusal(file=source.file, reason=f"in {region}"))
         self.images.append(to_study(source.image.pixels, rule))
         self.files.append(source.file)
         self.labels.append(source.label)
@@ -136,6 +141,7 @@ def _report(found: _Found, opened: Opened, study: Study, declared: tuple[str, ..
         ),
         refused=tuple(found.refused),
         notes=tuple(found.notes),
+        text=tuple(found.text),
         sizes=tuple(SizeCount(width=w, height=h, bits=b, images=n) for (w, h, b), n in sizes),
         resized=sum(n for (w, h, _), n in sizes if (w, h) != (rule.width, rule.height)),
         duplicates=_duplicates(found),

@@ -63,6 +63,7 @@ class DataReport:
         undeclared: class folders (or labels) that the operator did not declare: left out.
         refused: files left out, each with its reason.
         notes: files read in part (first frame, alpha dropped), each with what was left aside.
+        text: regions that look like text burned into pixels, where a name might stand (A22).
         sizes: sizes and bit depths as found; `resized` images had another size than the study's.
         duplicates: equal bytes under several file names.
     """
@@ -79,6 +80,7 @@ class DataReport:
     undeclared: tuple[Refusal, ...]
     refused: tuple[Refusal, ...]
     notes: tuple[Refusal, ...]
+    text: tuple[Refusal, ...]
     sizes: tuple[SizeCount, ...]
     resized: int
     duplicates: tuple[Duplicate, ...]
@@ -122,6 +124,10 @@ class DataReport:
         ]
         lines += [f"`{printable(u.file)}` {u.reason}" for u in self.undeclared]
         lines += _some("refused", self.refused) + _some("read in part", self.notes)
+        if self.text:
+            files = len({found.file for found in self.text})
+            lines.append(f"{files} images seem to hold text; a name there would be learnt: look")
+            lines += _some("text?", self.text)
         return lines + self._duplicate_lines()
 
     def _duplicate_lines(self) -> list[str]:

@@ -56,6 +56,7 @@ def enrol(coordinator, federation, name):
         enrolment.enrol(path, token, **asked)
     site.registry.confirm(coordinator, name, str(waiting.value).rpartition(" ")[2])
     enrolment.enrol(path, None, **asked)
+    site.let_one_person_send(federation.home(name))
     return federation.home(name)
 
 

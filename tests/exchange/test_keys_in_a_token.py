@@ -51,6 +51,7 @@ def enrol(coordinator, federation, name, keeping):
         enrolment.enrol(path, given, epsilon=8.0, delta=1e-5, keeping=keeping)
     site.registry.confirm(coordinator, name, str(waiting.value).rpartition(" ")[2])
     enrolment.enrol(path, None, epsilon=8.0, delta=1e-5)
+    site.let_one_person_send(federation.home(name))
     return federation.home(name)
 
 

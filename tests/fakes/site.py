@@ -167,9 +167,14 @@ def enrol(coordinator, federation, site):
     path = federation.folder / site
     registry.confirm(coordinator, site, ask(path, token))
     enrolment.enrol(path, None, epsilon=8.0, delta=1e-5)
-    outbound.set_policy(federation.home(site), outbound.Policy(approval=outbound.OFF))
+    let_one_person_send(federation.home(site))
     visit(federation.home(site))
     return federation.home(site)
+
+
+def let_one_person_send(home):
+    """Switch the outbound approval of a site off, as its operator may at enrolment."""
+    outbound.set_policy(home, outbound.Policy(approval=outbound.OFF))
 
 
 def visit(home):
@@ -185,7 +190,7 @@ def submit(home, run=STUDY, **changes):
     )
 
 
-def wait_for(check, *, timeout_s=90.0):
+def wait_for(check, *, timeout_s=300.0):
     """Wait until `check()` is true."""
     ends = time.monotonic() + timeout_s
     while not check():

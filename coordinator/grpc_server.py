@@ -1,7 +1,8 @@
 """The door: two gRPC services on two ports, thin over the typed services.
 
-Every method is denied unless `AUTHORISED` names it. Who calls is read from the TLS certificate,
-verified anew on every call, so a revoked site is out on its next call over an open connection.
+Every call passes `guard.Guard` first: who may call is a table made from the contract, and who calls
+is read from the TLS certificate, verified anew on every call, so a revoked site is out on its next
+call over an open connection.
 """
 
 import logging
@@ -11,6 +12,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from datetime import datetime
 from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -24,38 +26,32 @@ from coordinator import (
     registry,
     releases,
     revocation,
-    rpc_errors,
+    staging,
     submissions,
 )
+from coordinator.admission import Admission
 from coordinator.context import Coordinator
-from coordinator.errors import NotAllowedError, StateError
+from coordinator.errors import StateError
+from coordinator.guard import Guard, Requests
 from coordinator.intake import supervisor
 from coordinator.state import SERVE_LOCK
 from kit.errors import FormatError, KitError
 from kit.files import exclusive
-from pki import certificates, enrolment, identity, keys, tls
+from kit.stalls import Watch
+from pki import certificates, enrolment, keys, tls
 from protos import exchange_pb2 as pb
 from protos import exchange_pb2_grpc as stubs
 
 DEMO_FEDERATION = "demo"
 MAX_MESSAGE_BYTES = 4 << 20
-WORKERS = 16
+DOWNLOAD_PLACES = 8
+SHORT_CALLS = 24  # workers beside those that transfers can hold
+CONCURRENT_CALLS = 1024  # beyond, gRPC refuses by itself; a waiting call costs some kilobytes
 DOWNLOAD_CHUNK_BYTES = 512 << 10
-FSYNC_EVERY_BYTES = 8 << 20
+STALL_S = 60.0
+ENROL_STALL_S = 10.0  # a stranger's patience is ours to choose
 INTAKE_POLL_S = 1.0
 
-# Deny by default: a method without a row here is refused. `None` means no client certificate.
-AUTHORISED: dict[str, identity.Role | None] = {
-    "/hospital_edge_kit.v1.Enrolment/Enrol": None,
-    "/hospital_edge_kit.v1.Exchange/Contact": identity.Role.SITE,
-    "/hospital_edge_kit.v1.Exchange/Leaves": identity.Role.SITE,
-    "/hospital_edge_kit.v1.Exchange/Cosign": identity.Role.SITE,
-    "/hospital_edge_kit.v1.Exchange/Renew": identity.Role.SITE,
-    "/hospital_edge_kit.v1.Exchange/Begin": identity.Role.SITE,
-    "/hospital_edge_kit.v1.Exchange/Upload": identity.Role.SITE,
-    "/hospital_edge_kit.v1.Exchange/Withdraw": identity.Role.SITE,
-    "/hospital_edge_kit.v1.Exchange/Download": identity.Role.SITE,
-}
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
@@ -64,6 +60,14 @@ _OPTIONS = [
 ]
 
 _log = logging.getLogger(__name__)
+
+
+class Transfers:
+    """The places for transfers and their queues; `uploads.view()` is for metrics."""
+
+    def __init__(self, upload_places: int) -> None:
+        self.uploads = Admission(upload_places)
+        self.downloads = Admission(DOWNLOAD_PLACES)
 
 
 class _Enrolment(stubs.EnrolmentServicer):
@@ -82,9 +86,12 @@ class _Enrolment(stubs.EnrolmentServicer):
 
 
 class _Exchange(stubs.ExchangeServicer):
-    def __init__(self, coordinator: Coordinator, received: threading.Event) -> None:
+    def __init__(
+        self, coordinator: Coordinator, received: threading.Event, transfers: "Transfers"
+    ) -> None:
         self._coordinator = coordinator
         self._received = received
+        self._transfers = transfers
 
     def Contact(self, request: Any, site: str) -> Any:
         news = contacts.contact(self._coordinator, site, request.known_size, request.first_leaf)
@@ -98,92 +105,63 @@ class _Exchange(stubs.ExchangeServicer):
         return pb.CosignReply()
 
     def Renew(self, request: Any, site: str) -> Any:
-        chain = registry.renew(self._coordinator, site, request.tls_request)
-        return pb.RenewReply(tls_chain=chain)
+        renewed = registry.renew(self._coordinator, site, request.tls_request)
+        return pb.RenewReply(tls_chain=renewed)
 
     def Begin(self, request: Any, site: str) -> Any:
-        progress = submissions.begin(
-            self._coordinator,
-            site,
-            study_digest=request.study_digest,
-            envelope=request.envelope,
-            signing_chain=request.signing_chain,
-            wrapped_key=request.wrapped_key,
-            given=papers.Given(outbound=request.outbound, officer=request.officer),
-        )
+        digest, uploads = submissions.digest_of(request.envelope), self._transfers.uploads
+        uploads.reserve(site, digest)  # before any arithmetic is spent on it
+        progress = None
+        try:
+            progress = submissions.begin(
+                self._coordinator,
+                site,
+                study_digest=request.study_digest,
+                envelope=request.envelope,
+                signing_chain=request.signing_chain,
+                wrapped_key=request.wrapped_key,
+                given=papers.Given(outbound=request.outbound, officer=request.officer),
+            )
+        finally:
+            if progress is None or progress.state != submissions.BlueprintState.RECEIVING:
+                uploads.release(site, digest)
         return self._upload_status(site, progress)
 
-    def Upload(self, chunks: Iterator[Any], site: str) -> Any:
-        digest, since_commit = None, 0
-        try:
-            for chunk in chunks:
-                digest = digest or chunk.digest
-                if chunk.digest != digest:
-                    raise FormatError("one upload call carries one blueprint")
-                submissions.append(self._coordinator, site, digest, chunk.offset, chunk.data)
-                since_commit += len(chunk.data)
-                if since_commit >= FSYNC_EVERY_BYTES:
-                    submissions.sync(self._coordinator, digest)
-                    since_commit = 0
-        except grpc.RpcError as error:
-            raise NotAllowedError("the upload was cut off") from error
-        if digest is None:
-            raise FormatError("the upload has no chunk")
-        progress = submissions.commit(self._coordinator, site, digest)
+    def Upload(self, chunks: Requests, site: str) -> Any:
+        with self._transfers.uploads.place(site, chunks.end):
+            progress = self._receive(chunks, site)
         self._received.set()
         return self._upload_status(site, progress)
 
+    def _receive(self, chunks: Requests, site: str) -> submissions.Progress:
+        first = chunks.only()
+        digest = first.digest
+        with submissions.uploading(self._coordinator, site, digest) as upload:
+            for chunk in chain((first,), chunks):
+                if chunk.digest != digest:
+                    raise FormatError("one upload call carries one blueprint")
+                if upload.append(chunk.offset, chunk.data):
+                    submissions.require_receiving(self._coordinator, site, digest)
+            return submissions.commit(self._coordinator, site, digest, upload)
+
     def Withdraw(self, request: Any, site: str) -> Any:
-        chain = certificates.from_pem(request.signing_chain)
-        digest = revocation.withdraw(self._coordinator, site, request.envelope, chain)
+        signing = certificates.from_pem(request.signing_chain)
+        digest = revocation.withdraw(self._coordinator, site, request.envelope, signing)
         return messages.status(submissions.one_status(self._coordinator, site, digest))
 
     def Download(self, request: Any, site: str) -> Iterator[Any]:
-        _log.info("site %s downloads a release", site)
         path = releases.model_path(self._coordinator, request.release)
-        with path.open("rb") as stream:
-            offset = stream.seek(request.offset)
-            while data := stream.read(DOWNLOAD_CHUNK_BYTES):
-                yield pb.DownloadChunk(offset=offset, data=data)
-                offset += len(data)
+        with self._transfers.downloads.place(site, lambda: None):
+            _log.info("site %s downloads a release", site)
+            with path.open("rb") as stream:
+                offset = stream.seek(request.offset)
+                while data := stream.read(DOWNLOAD_CHUNK_BYTES):
+                    yield pb.DownloadChunk(offset=offset, data=data)
+                    offset += len(data)
 
     def _upload_status(self, site: str, progress: submissions.Progress) -> Any:
         status = submissions.one_status(self._coordinator, site, progress.digest)
         return pb.UploadStatus(durable=progress.durable, blueprint=messages.status(status))
-
-
-class _Guard(grpc.ServerInterceptor):
-    """Refuses what `AUTHORISED` does not name, and hands every method the site that it proved.
-
-    A method never asks who calls: it gets the caller, verified for the row of its own name.
-    """
-
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
-
-    def intercept_service(
-        self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
-    ) -> Any:
-        if details.method not in AUTHORISED:
-            return grpc.unary_unary_rpc_method_handler(_denied)
-        handler = continuation(details)
-        if handler is None:
-            return None
-        caller = self._caller(AUTHORISED[details.method])
-        if handler.response_streaming:
-            return handler._replace(unary_stream=rpc_errors.stream(handler.unary_stream, caller))
-        if handler.request_streaming:
-            return handler._replace(stream_unary=rpc_errors.unary(handler.stream_unary, caller))
-        return handler._replace(unary_unary=rpc_errors.unary(handler.unary_unary, caller))
-
-    def _caller(self, role: identity.Role | None) -> Callable[[grpc.ServicerContext], str | None]:
-        if role is None:
-            return lambda _context: None
-        return lambda context: registry.authenticate(self._coordinator, tls.peer(context))
-
-
-def _denied(_request: Any, context: grpc.ServicerContext) -> None:
-    context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such method for this caller")
 
 
 class ServerIdentity:
@@ -223,13 +201,15 @@ class RunningServer:
         who = ServerIdentity(coordinator)
         root = certificates.pem(coordinator.root)
         listen = coordinator.config.listen
-        self._exchange = _server(coordinator)
+        self.transfers = Transfers(coordinator.config.upload_places)
+        self._watches = (Watch(STALL_S), Watch(ENROL_STALL_S))
+        self._exchange = _server(coordinator, self._watches[0])
         stubs.add_ExchangeServicer_to_server(  # type: ignore[no-untyped-call]
-            _Exchange(coordinator, self._received), self._exchange
+            _Exchange(coordinator, self._received, self.transfers), self._exchange
         )
         mutual = tls.server_credentials(who.pair, root=root, require_client=True)
         self.exchange_port = _bind(self._exchange, f"{listen}:{exchange}", mutual)
-        self._enrolment = _server(coordinator)
+        self._enrolment = _server(coordinator, self._watches[1])
         stubs.add_EnrolmentServicer_to_server(  # type: ignore[no-untyped-call]
             _Enrolment(coordinator), self._enrolment
         )
@@ -239,6 +219,8 @@ class RunningServer:
 
     def start(self) -> None:
         """Begin to answer and to take in."""
+        for watch in self._watches:
+            watch.start()
         self._exchange.start()
         self._enrolment.start()
         self._worker.start()
@@ -250,6 +232,8 @@ class RunningServer:
         ended = [self._exchange.stop(5), self._enrolment.stop(5)]
         for event in ended:
             event.wait()
+        for watch in self._watches:
+            watch.stop()
         self._worker.join()
 
     def _take_in(self) -> None:
@@ -257,6 +241,7 @@ class RunningServer:
         while not self._stopping.is_set():
             self._attempt(supervisor.run_waiting)
             self._attempt(revocation.destroy_due)
+            self._attempt(staging.expire)
             self._received.wait(INTAKE_POLL_S)
             self._received.clear()
 
@@ -268,12 +253,13 @@ class RunningServer:
             _log.error("%s has to wait: %s", work.__name__, error)
 
 
-def _server(coordinator: Coordinator) -> grpc.Server:
+def _server(coordinator: Coordinator, watch: Watch) -> grpc.Server:
+    workers = coordinator.config.upload_places + DOWNLOAD_PLACES + SHORT_CALLS
     return grpc.server(
-        futures.ThreadPoolExecutor(max_workers=WORKERS),
-        interceptors=[_Guard(coordinator)],
+        futures.ThreadPoolExecutor(max_workers=workers),
+        interceptors=[Guard(coordinator, watch)],
         options=_OPTIONS,
-        maximum_concurrent_rpcs=4 * WORKERS,
+        maximum_concurrent_rpcs=CONCURRENT_CALLS,
     )
 
 

@@ -26,6 +26,9 @@ class CoordinatorConfig:
     listen: str
     threads: int
     revocation_grace_hours: int
+    upload_places: int = 6  # uploads at once; further sites wait in a queue
+    site_staging_mib: int = 256  # of one site, until they are taken in
+    staging_hours: int = 72  # an upload without a new byte for so long is dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,10 @@ class Home:
     def staging(self, digest: str) -> Path:
         """Return the path of an upload that is not complete."""
         return private_folder(self.path / "staging") / f"{digest}.part"
+
+    def received(self, digest: str) -> Path:
+        """Return the path of a whole upload that waits for intake."""
+        return private_folder(self.path / "staging") / f"{digest}.c2sp"
 
     def payload(self, digest: str) -> Path:
         """Return the path of a blueprint's payload, sealed under its own key."""

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from coordinator import recipients, state
 from coordinator.context import Coordinator
 from coordinator.state import Transaction
+from coordinator.submissions import BlueprintState
 from kit.files import os_errors
 
 # `<digest>.sealed`, `blueprint-<digest>.key`, and what `kit.files` calls them until they are whole
@@ -42,7 +43,17 @@ def sweep(coordinator: Coordinator) -> int:
             gone |= set(_strangers(home.path / name, "*", blueprints))
         for path in gone:
             _delete(path)
+        _rename_received(coordinator, tx)
     return len(gone)
+
+
+def _rename_received(coordinator: Coordinator, tx: Transaction) -> None:
+    """Give whole uploads of an earlier version of the kit the name that intake looks for."""
+    table = state.blueprints
+    for row in tx.all(sa.select(table.c.digest).where(table.c.state == BlueprintState.RECEIVED)):
+        part, whole = coordinator.home.staging(row.digest), coordinator.home.received(row.digest)
+        if part.is_file() and not whole.exists():
+            part.replace(whole)
 
 
 def _blueprints(tx: Transaction) -> set[str]:

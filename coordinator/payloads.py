@@ -85,6 +85,7 @@ def destroy(coordinator: Coordinator, digest: str) -> None:
     keystore(coordinator).destroy(BLUEPRINT, digest)
     coordinator.home.payload(digest).unlink(missing_ok=True)
     coordinator.home.staging(digest).unlink(missing_ok=True)
+    coordinator.home.received(digest).unlink(missing_ok=True)
     shutil.rmtree(coordinator.home.shards(digest), ignore_errors=True)
 
 

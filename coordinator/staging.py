@@ -1,14 +1,17 @@
 """Uploads that nobody can finish any more: dropped, with the key that they were sealed to (A2).
 
 An incomplete upload holds ciphertext and the wrapped key. Once its statement has expired, its study
-is closed or its site shut out, only somebody who kept a copy could still want it.
+is closed or its site shut out, only somebody who kept a copy could still want it. One that nobody
+goes on with expires by this machine's clock, and its key stays: the site may begin it again.
 """
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import papers, recipients, state
+from coordinator import papers, recipients, state, uploads
 from coordinator.context import Coordinator
 from coordinator.state import Transaction
 from federation.blueprint.statement import Statement
@@ -28,8 +31,26 @@ def drop_dead(coordinator: Coordinator) -> int:
             tx.execute(sa.delete(state.blueprints).where(state.blueprints.c.digest == row.digest))
             papers.forget(tx, row.digest)
             recipients.rotate(coordinator, tx, row.study_digest, row.site)
-            coordinator.home.staging(row.digest).unlink(missing_ok=True)
+            uploads.drop(coordinator, row.digest)
     return len(dead)
+
+
+def expire(coordinator: Coordinator) -> int:
+    """Drop every upload without a new byte for the configured hours; returns how many.
+
+    The time is that of this machine alone. The site keeps its sealed copy and may begin again.
+    """
+    limit = coordinator.now() - timedelta(hours=coordinator.config.staging_hours)
+    folder, table, gone = coordinator.home.path / "staging", state.blueprints, 0
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _last_written(path) >= limit:
+            continue
+        is_open = (table.c.digest == path.stem) & (table.c.state == _RECEIVING)
+        with coordinator.write() as tx:
+            if tx.execute(sa.delete(table).where(is_open)).rowcount:
+                uploads.drop(coordinator, path.stem)
+                gone += 1
+    return gone
 
 
 def _dead(coordinator: Coordinator, tx: Transaction) -> list[sa.Row[Any]]:
@@ -47,3 +68,10 @@ def _dead(coordinator: Coordinator, tx: Transaction) -> list[sa.Row[Any]]:
         if not all(row[-2:])
         or now >= clock.parse_rfc3339(Statement.from_bytes(row.statement).expires)
     ]
+
+
+def _last_written(path: Path) -> datetime:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:  # taken in meanwhile
+        return datetime.max.replace(tzinfo=UTC)

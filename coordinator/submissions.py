@@ -8,20 +8,21 @@ Invariants:
 """
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import logbook, papers, registry, state
+from coordinator import logbook, papers, registry, state, uploads
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.logbook import Entry, Proofs
 from coordinator.state import Transaction
+from coordinator.uploads import Upload
 from federation import dsse
 from federation.auditlog.events import Kind
 from federation.blueprint import envelope as envelope_rules
@@ -30,10 +31,9 @@ from federation.blueprint.statement import PAYLOAD_TYPE, WEIGHTS, Statement
 from federation.study import Study
 from kit import canonical, clock
 from kit.errors import FormatError, LimitError
-from kit.files import os_errors, sha256_file
 from pki import certificates, identity
 
-MAX_CHUNK_BYTES = 1 << 20
+MAX_OPEN_UPLOADS = 8  # of one site, one in each study
 MAX_CHAIN_BYTES = 16 * 1024
 
 
@@ -104,89 +104,102 @@ def begin(
         if known is None:
             expected = _expectations(coordinator, tx, site, study_digest, chain)
     if known is not None:
-        return _progress(coordinator, known)
+        return _go_on(coordinator, site, known.digest)
     # Not under the write lock: a hostile statement takes a second of arithmetic to refuse.
     statement = envelope_rules.verify_statement(envelope, wrapped_key, chain, expected)
     papers.check_outbound(coordinator, statement, expected.study, chain, given)
     with coordinator.write() as tx:
-        known = _known(tx, site, envelope)
-        if known is not None:
-            return _progress(coordinator, known)
-        envelope_rules.check_again(
-            statement, _expectations(coordinator, tx, site, study_digest, chain)
-        )
-        _check_single(tx, site, study_digest)
-        logbook.charge(tx, site, entries=0)
-        _forget_incomplete(coordinator, tx, site, study_digest)
-        tx.execute(
-            sa.insert(state.blueprints).values(
-                digest=statement.digest,
-                site=site,
-                study_digest=study_digest,
-                kid=statement.context.kid,
-                seq=statement.context.seq,
-                state=BlueprintState.RECEIVING,
-                statement=statement.to_bytes(),
-                envelope=envelope,
-                signing_chain=signing_chain,
-                wrapped_key=wrapped_key,
-                weights_sha256=statement.file(WEIGHTS).sha256,
+        if _known(tx, site, envelope) is None:
+            envelope_rules.check_again(
+                statement, _expectations(coordinator, tx, site, study_digest, chain)
             )
-        )
-        papers.keep_given(tx, statement.digest, given, chain)
-    _staged(coordinator, statement.digest)
-    return Progress(digest=statement.digest, durable=0, state=BlueprintState.RECEIVING, reason="")
+            _check_single(tx, site, study_digest)
+            logbook.charge(tx, site, entries=0)
+            _forget_incomplete(coordinator, tx, site, study_digest)
+            _check_quota(coordinator, tx, site, statement)
+            tx.execute(
+                sa.insert(state.blueprints).values(
+                    digest=statement.digest,
+                    site=site,
+                    study_digest=study_digest,
+                    kid=statement.context.kid,
+                    seq=statement.context.seq,
+                    state=BlueprintState.RECEIVING,
+                    statement=statement.to_bytes(),
+                    envelope=envelope,
+                    signing_chain=signing_chain,
+                    wrapped_key=wrapped_key,
+                    weights_sha256=statement.file(WEIGHTS).sha256,
+                )
+            )
+            papers.keep_given(tx, statement.digest, given, chain)
+    return _go_on(coordinator, site, statement.digest)
 
 
-def append(coordinator: Coordinator, site: str, digest: str, offset: int, data: bytes) -> None:
-    """Add bytes to an upload at its exact end; durable only after `commit`.
+@contextmanager
+def uploading(coordinator: Coordinator, site: str, digest: str) -> Iterator[Upload]:
+    """Open an upload that has begun, for this writer alone; durable only after `commit`.
 
     Raises:
         NotFoundError: this site has no such upload.
-        LimitError: the chunk is too large or goes past the signed length.
-        FormatError: the offset is not the end of what is here.
+        StateError: it takes no more bytes.
+        BusyError: somebody else is writing it.
     """
-    statement = _receiving(coordinator, site, digest)
-    if len(data) > MAX_CHUNK_BYTES:
-        raise LimitError(f"a chunk has at most {MAX_CHUNK_BYTES} bytes")
-    path = _staged(coordinator, digest)
-    with os_errors(path), path.open("ab") as stream:
-        if stream.tell() != offset:
-            raise FormatError(f"chunk starts at {offset}, the upload is at {stream.tell()}")
-        if offset + len(data) > statement.ciphertext_length:
-            raise LimitError("the upload is longer than its statement says")
-        stream.write(data)
+    statement = require_receiving(coordinator, site, digest)
+    with uploads.writing(coordinator, statement) as upload:
+        yield upload
 
 
-def commit(coordinator: Coordinator, site: str, digest: str) -> Progress:
-    """Make what was appended durable; a whole upload with the signed digest becomes `received`.
+def require_receiving(coordinator: Coordinator, site: str, digest: str) -> Statement:
+    """Return the statement of an upload that this site may go on with.
+
+    Raises:
+        NotAllowedError: the site was revoked.
+        NotFoundError: this site has no such upload.
+        StateError: it takes no more bytes.
+    """
+    with coordinator.state.read() as tx:
+        registry.active_site(tx, site)
+        row = _own(tx, site, digest)
+    if row.state != BlueprintState.RECEIVING:
+        raise StateError(f"the blueprint is {row.state}; it takes no more bytes")
+    return Statement.from_bytes(row.statement)
+
+
+def commit(
+    coordinator: Coordinator, site: str, digest: str, upload: Upload | None = None
+) -> Progress:
+    """Make what was uploaded durable; a whole upload with the signed digest becomes `received`.
+
+    `upload` is the caller's open writer, if it has one. Whole bytes that a crash kept from becoming
+    `received` do so now.
 
     Raises:
         NotFoundError: this site has no such upload.
         FormatError: the whole upload does not have the signed digest; it starts again from zero.
+        BusyError: somebody else is writing it.
     """
     with coordinator.state.read() as tx:
         row = _own(tx, site, digest)
-    if row.state != BlueprintState.RECEIVING:
-        return _progress(coordinator, row)
     statement = Statement.from_bytes(row.statement)
-    path = sync(coordinator, digest)
-    length = path.stat().st_size
-    if length < statement.ciphertext_length:
-        return _progress(coordinator, row)
-    if sha256_file(path) != statement.ciphertext_sha256:
-        path.unlink()
-        raise FormatError(
-            "the uploaded bytes are not the signed ones", hint="submit again: it starts from zero"
-        )
+    if row.state != BlueprintState.RECEIVING:
+        return _progress(row, statement.ciphertext_length)
+    if not coordinator.home.received(digest).is_file():
+        with nullcontext(upload) if upload else uploads.writing(coordinator, statement) as writer:
+            if not uploads.settle(coordinator, statement, writer):
+                return _progress(row, writer.size)
+    return _progress(_receive(coordinator, site, row, statement), statement.ciphertext_length)
+
+
+def _receive(
+    coordinator: Coordinator, site: str, row: sa.Row[Any], statement: Statement
+) -> sa.Row[Any]:
+    table, digest = state.blueprints, statement.digest
     with coordinator.write() as tx:
         site_row = registry.active_site(tx, site)
         changed = tx.execute(
-            sa.update(state.blueprints)
-            .where(
-                state.blueprints.c.digest == digest,
-                state.blueprints.c.state == BlueprintState.RECEIVING,
-            )
+            sa.update(table)
+            .where(table.c.digest == digest, table.c.state == BlueprintState.RECEIVING)
             .values(state=BlueprintState.RECEIVED, received=clock.rfc3339(tx.now))
         )
         if changed.rowcount:
@@ -207,16 +220,7 @@ def commit(coordinator: Coordinator, site: str, digest: str) -> Progress:
                 certificate=statement.context.sender_cert,
                 **papers.logged(tx, digest),
             )
-        row = _own(tx, site, digest)
-    return _progress(coordinator, row)
-
-
-def sync(coordinator: Coordinator, digest: str) -> Path:
-    """Make every byte of an upload so far durable; returns its file."""
-    path = _staged(coordinator, digest)
-    with os_errors(path), path.open("rb") as stream:
-        os.fsync(stream.fileno())
-    return path
+        return _own(tx, site, digest)
 
 
 def status(site: str, tx: Transaction, proofs: Proofs) -> list[Status]:
@@ -246,15 +250,17 @@ def one_status(coordinator: Coordinator, site: str, digest: str) -> Status:
     return next(item for item in found if item.digest == digest)
 
 
-def _known(tx: Transaction, site: str, envelope: bytes) -> sa.Row[Any] | None:
-    if len(envelope) > limits.MAX_ENVELOPE_BYTES:
-        return None  # step 1 refuses it
+def digest_of(envelope: bytes) -> str:
+    """Return the digest of the statement in an envelope; nothing of it is verified."""
     try:
         payload = dsse.parse(envelope, PAYLOAD_TYPE, limit=limits.MAX_ENVELOPE_BYTES).payload
-    except FormatError:
-        return None  # step 2 refuses it
-    table = state.blueprints
-    digest = canonical.digest(payload)
+    except (FormatError, LimitError):
+        payload = envelope  # names no blueprint; step 1 or 2 refuses it
+    return canonical.digest(payload)
+
+
+def _known(tx: Transaction, site: str, envelope: bytes) -> sa.Row[Any] | None:
+    table, digest = state.blueprints, digest_of(envelope)
     return tx.one(sa.select(table).where(table.c.digest == digest, table.c.site == site))
 
 
@@ -313,6 +319,37 @@ def _check_architecture(study: Study, declared: Any, presets: dict[str, Any]) ->
         raise FormatError("the architecture is not one that the study allows")
 
 
+def _go_on(coordinator: Coordinator, site: str, digest: str) -> Progress:
+    try:
+        return commit(coordinator, site, digest)
+    except FormatError:  # whole, and not the signed bytes: it starts from zero
+        return commit(coordinator, site, digest)
+
+
+def _check_quota(
+    coordinator: Coordinator, tx: Transaction, site: str, statement: Statement
+) -> None:
+    table = state.blueprints
+    staged = tx.all(
+        sa.select(table.c.statement, table.c.state).where(
+            table.c.site == site,
+            table.c.state.in_((BlueprintState.RECEIVING, BlueprintState.RECEIVED)),
+        )
+    )
+    limit = coordinator.config.site_staging_mib << 20
+    total = sum(Statement.from_bytes(row.statement).ciphertext_length for row in staged)
+    if total + statement.ciphertext_length > limit:
+        raise LimitError(
+            f"this site has {total} bytes on their way here; with this blueprint it would be over"
+            f" {limit}",
+            hint="finish the uploads of the other studies first, or ask the coordinator",
+        )
+    if sum(row.state == BlueprintState.RECEIVING for row in staged) >= MAX_OPEN_UPLOADS:
+        raise LimitError(
+            f"this site has {MAX_OPEN_UPLOADS} uploads open", hint="finish one of them first"
+        )
+
+
 def _check_single(tx: Transaction, site: str, study_digest: str) -> None:
     table = state.blueprints
     other = tx.one(
@@ -339,7 +376,7 @@ def _forget_incomplete(
         & (table.c.state == BlueprintState.RECEIVING)
     )
     for row in tx.all(sa.select(table.c.digest).where(old)):
-        coordinator.home.staging(row.digest).unlink(missing_ok=True)
+        uploads.drop(coordinator, row.digest)
         papers.forget(tx, row.digest)
     tx.execute(sa.delete(table).where(old))
 
@@ -352,24 +389,5 @@ def _own(tx: Transaction, site: str, digest: str) -> sa.Row[Any]:
     return row
 
 
-def _receiving(coordinator: Coordinator, site: str, digest: str) -> Statement:
-    with coordinator.state.read() as tx:
-        row = _own(tx, site, digest)
-    if row.state != BlueprintState.RECEIVING:
-        raise StateError(f"the blueprint is {row.state}; it takes no more bytes")
-    return Statement.from_bytes(row.statement)
-
-
-def _staged(coordinator: Coordinator, digest: str) -> Path:
-    path = coordinator.home.staging(digest)
-    with os_errors(path):
-        path.touch(mode=0o600)
-    return path
-
-
-def _progress(coordinator: Coordinator, row: sa.Row[Any]) -> Progress:
-    statement = Statement.from_bytes(row.statement)
-    durable = statement.ciphertext_length
-    if row.state == BlueprintState.RECEIVING:
-        durable = sync(coordinator, row.digest).stat().st_size
+def _progress(row: sa.Row[Any], durable: int) -> Progress:
     return Progress(digest=row.digest, durable=durable, state=row.state, reason=row.reason)

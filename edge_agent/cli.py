@@ -101,6 +101,10 @@ def enroll(
             help="One person alone may send from this site. Set once.",
         ),
     ] = False,
+    proxy: Annotated[
+        str | None,
+        typer.Option(help="An HTTP CONNECT proxy to go through, as http://host:port; kept."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Enrol this site; run it again after the coordinator confirmed the code."""
@@ -121,7 +125,12 @@ def enroll(
     )
     try:
         result = enrolment.enrol(
-            home, token, epsilon=lifetime_epsilon, delta=lifetime_delta, keeping=keeping
+            home,
+            token,
+            epsilon=lifetime_epsilon,
+            delta=lifetime_delta,
+            keeping=keeping,
+            proxy=proxy,
         )
     finally:
         if policy is not None and enrolment.has_begun(home):
@@ -222,6 +231,7 @@ def submit(home: HomeDir, study: StudyName, run: Run = "", as_json: Json = False
         run or study,
         now=clock.utc_now(),
         sent=lambda d, t: bar.move(d >> 10, t >> 10),
+        tell=door.note,
     )
     door.emit(result, as_json=as_json)
 
@@ -241,7 +251,7 @@ def fetch(home: HomeDir, study: StudyName, as_json: Json = False) -> None:
     from edge_agent import installed
     from edge_agent.home import Home
 
-    result = installed.fetch(Home.open(home), study, got=_kibibytes("download"))
+    result = installed.fetch(Home.open(home), study, got=_kibibytes("download"), tell=door.note)
     door.emit(result, as_json=as_json)
 
 

@@ -13,7 +13,7 @@ from edge_agent.messages import EnrolReply
 from kit import canonical, clock, config
 from kit.errors import KitError
 from kit.files import private_folder, read_limited, write_atomic
-from pki import certificates, enrolment, keys, protecting, tokens, verification
+from pki import certificates, enrolment, keys, protecting, tls, tokens, verification
 from pki.enrolment import Token
 from pki.errors import IdentityError
 from pki.tokens import TokenUri
@@ -21,6 +21,7 @@ from pki.tokens import TokenUri
 DEFAULT_EPSILON, DEFAULT_DELTA = 8.0, 1e-5
 _PENDING = "enrolment"  # the folder of an enrolment that is not settled
 _BUDGET = "budget.json"
+_PROXY = "proxy"
 _TOKEN = "token.json"  # noqa: S105 - a file name
 
 
@@ -30,6 +31,7 @@ class Request:
 
     home: Home
     token: Token
+    proxy: str
     lifetime: tuple[str, str]
     tls_request: bytes
     signing_request: bytes
@@ -76,12 +78,14 @@ def enrol(
     epsilon: float | None,
     delta: float | None,
     keeping: Keeping = AS_THEY_ARE,
+    proxy: str | None = None,
 ) -> Enrolled:
     """Enrol this home, or go on with an enrolment that waits for confirmation.
 
     An enrolled home may be enrolled again with a new token for the same site (after a revocation
     or an expired certificate): it gets fresh keys and keeps its ledger, runs and receipts.
     `keeping` says what stands between the new keys and a thief of the disk.
+    `proxy` is the HTTP CONNECT proxy to go through, from now on; None keeps what the home has.
     `epsilon` and `delta` become the lifetime budget of every unit in the privacy ledger; None keeps
     what the home has, or takes the defaults.
 
@@ -89,9 +93,10 @@ def enrol(
         WaitingError: the coordinator's operator has to confirm the code in the message.
         KitError: the home is another's, the token is off, or the coordinator refuses.
     """
-    request = prepare(path, token_file, epsilon=epsilon, delta=delta, keeping=keeping)
+    request = prepare(path, token_file, epsilon=epsilon, delta=delta, keeping=keeping, proxy=proxy)
     reply = exchange.enrol(
         request.token,
+        proxy=request.proxy,
         tls_request=request.tls_request,
         signing_request=request.signing_request,
         witness_key=request.witness_key,
@@ -111,6 +116,7 @@ def prepare(
     epsilon: float | None,
     delta: float | None,
     keeping: Keeping = AS_THEY_ARE,
+    proxy: str | None = None,
 ) -> Request:
     """Make (once) the keys and requests of an enrolment; nothing leaves yet.
 
@@ -122,6 +128,7 @@ def prepare(
     _check_home(home, token_file)
     lifetime = _lifetime(home, epsilon, delta)
     token = _token(home, pending, token_file)
+    proxy = _proxy(home, pending, proxy)
     if keeping.new_passphrase is not None:
         protecting.protect(home.secrets, keeping.new_passphrase)
     tls_request, signing_request, witness_key = _requests(pending, keeping.token)
@@ -130,6 +137,7 @@ def prepare(
     return Request(
         home=home,
         token=token,
+        proxy=proxy,
         lifetime=lifetime,
         tls_request=tls_request,
         signing_request=signing_request,
@@ -200,6 +208,15 @@ def _token(home: Home, pending: Path, token_file: Path | None) -> Token:
     return token
 
 
+def _proxy(home: Home, pending: Path, asked: str | None) -> str:
+    kept = pending / _PROXY
+    if asked is not None:
+        write_atomic(kept, tls.check_proxy(asked).encode(), mode=0o600)
+    if kept.is_file():
+        return home.read(kept, "proxy").decode()
+    return home.config.proxy if home.config_path.is_file() else ""
+
+
 def _check_same_site(home: Home, token: Token) -> None:
     if token.site != home.config.site or token.pins != home.pins:
         raise KitError(
@@ -254,6 +271,7 @@ def settle(request: Request, reply: EnrolReply, *, issued: datetime) -> Enrolled
         federation=token.pins.federation,
         exchange_address=token.exchange_address,
         enrol_address=token.enrol_address,
+        proxy=request.proxy,
         lifetime_epsilon=request.lifetime[0],
         lifetime_delta=request.lifetime[1],
     )

@@ -17,3 +17,11 @@ class UnreachableError(KitError):
 
 class TrustError(KitError):
     """What the coordinator says contradicts what it proved before."""
+
+
+class BusyError(KitError):
+    """The coordinator has no place for this now; it asked for `retry_after_s` of patience."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, hint=f"run the same command again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s

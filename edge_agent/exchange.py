@@ -3,19 +3,22 @@
 The only module of this side that sees protobuf messages.
 """
 
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from edge_agent import messages
-from edge_agent.errors import UnreachableError
+from edge_agent.errors import BusyError, UnreachableError
 from edge_agent.home import Home
 from edge_agent.messages import Announcement, EnrolReply
 from edge_agent.trust import News, StatusNews
 from kit import canonical, clock
 from kit.errors import KitError
 from kit.files import read_limited
+from kit.stalls import Patience, Watch
 from pki import certificates, keys, tls, verification
 from pki.enrolment import Token
 from pki.errors import IdentityError
@@ -25,11 +28,17 @@ from protos import exchange_pb2_grpc as stubs
 import grpc  # isort: skip - pki sets the TLS 1.3 environment before gRPC reads it
 
 CALL_TIMEOUT_S = 60
-UPLOAD_TIMEOUT_S = 24 * 3600  # a hospital's line may carry 4 Mbit/s; progress is what counts
+STALL_S = 120.0  # transfers have no other limit: a hospital's line may carry 4 Mbit/s
 CHUNK_BYTES = 512 << 10
 HINT_KEY = "hint-bin"
+RETRY_KEY = "grpc-retry-pushback-ms"  # gRPC's own word for it (gRFC A6)
+MIN_RETRY_S, MAX_RETRY_S = 0.1, 60.0  # whatever the coordinator asks for
 _MAX_PEM_BYTES = 64 << 10
 _MAX_MESSAGE_CHARACTERS = 400
+
+_PROXY_ANSWER = re.compile(r"response code ([0-9]{3})")  # gRPC's words, not a stranger's
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +50,7 @@ class UploadState:
 
 
 def enrol(
-    token: Token, *, tls_request: bytes, signing_request: bytes, witness_key: bytes
+    token: Token, *, proxy: str = "", tls_request: bytes, signing_request: bytes, witness_key: bytes
 ) -> EnrolReply:
     """Ask for certificates over the server-authenticated port.
 
@@ -50,7 +59,7 @@ def enrol(
         KitError: the coordinator refuses; its words are in the message.
     """
     root = certificates.pem(certificates.from_der(token.pins.root_der))
-    with tls.server_auth_channel(token.enrol_address, root=root) as channel:
+    with tls.server_auth_channel(token.enrol_address, root=root, proxy=proxy) as channel:
         stub = stubs.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
         request = pb.EnrolRequest(
             secret=token.secret,
@@ -58,7 +67,7 @@ def enrol(
             signing_request=signing_request,
             witness_key=witness_key,
         )
-        with _errors(token.enrol_address):
+        with _errors(_named(token.enrol_address, proxy)):
             reply = stub.Enrol(request, timeout=CALL_TIMEOUT_S)
     return messages.enrol_reply(reply)
 
@@ -86,10 +95,10 @@ class Exchange:
             raise IdentityError("the TLS certificate in this home is another site's")
         home.settle_tls_key(leaf.public_key())
         key = keys.load_tls(home.key("tls.key"))
-        address = home.config.exchange_address
+        address, proxy = home.config.exchange_address, home.config.proxy
         pem = certificates.pem(root)
-        with tls.client_channel(address, root=pem, key=key, chain=chain) as channel:
-            yield cls(channel, address)
+        with tls.client_channel(address, root=pem, key=key, chain=chain, proxy=proxy) as channel:
+            yield cls(channel, _named(address, proxy))
 
     def contact(self, known_size: int, first_leaf: int = 0) -> News:
         """Ask for the state of the world; nothing in it is verified yet.
@@ -128,18 +137,38 @@ class Exchange:
             return _upload(self._stub.Begin(request, timeout=CALL_TIMEOUT_S))
 
     def upload(
-        self, digest: str, ciphertext: bytes, *, offset: int, sent: Callable[[int], None]
+        self, digest: str, ciphertext: BinaryIO, *, offset: int, sent: Callable[[int], None]
     ) -> UploadState:
-        """Send everything from `offset` on; `sent(bytes)` follows what left."""
+        """Send everything from `offset` on; `sent(bytes)` follows what left.
+
+        Raises:
+            UnreachableError: the line broke, or nothing moved for two minutes.
+            BusyError: the coordinator has no place now.
+        """
+        failures: list[BaseException] = []
 
         def chunks() -> Iterator[Any]:
-            for start in range(offset, len(ciphertext), CHUNK_BYTES):
-                data = ciphertext[start : start + CHUNK_BYTES]
-                yield pb.UploadChunk(digest=digest, offset=start, data=data)
-                sent(start + len(data))
+            start = ciphertext.seek(offset)
+            try:
+                while data := ciphertext.read(CHUNK_BYTES):
+                    yield pb.UploadChunk(digest=digest, offset=start, data=data)
+                    start += len(data)
+                    patience.moved(len(data))
+                    sent(start)
+            except Exception as error:  # gRPC's thread would swallow it
+                failures.append(error)
+                raise
 
-        with _errors(self._address):
-            return _upload(self._stub.Upload(chunks(), timeout=UPLOAD_TIMEOUT_S))
+        with _watched(self._address, lambda: call.cancel()) as patience:  # noqa: PLW0108 - made below
+            call = self._stub.Upload.future(chunks())
+            try:
+                return _upload(call.result())
+            except grpc.RpcError:
+                if failures:
+                    raise failures[0] from None
+                raise
+            finally:
+                call.cancel()
 
     def withdraw(self, envelope: bytes, signing_chain: bytes) -> StatusNews:
         """Take this site's blueprint back."""
@@ -148,34 +177,127 @@ class Exchange:
             return messages.status(self._stub.Withdraw(request, timeout=CALL_TIMEOUT_S))
 
     def download(self, release: str, offset: int) -> Iterator[bytes]:
-        """Yield a release's model from `offset` on."""
+        """Yield a release's model from `offset` on.
+
+        Raises:
+            UnreachableError: the line broke, or nothing moved for two minutes.
+            BusyError: the coordinator has no place now; never after the first byte.
+        """
         request = pb.DownloadRequest(release=release, offset=offset)
-        with _errors(self._address):
-            for chunk in self._stub.Download(request, timeout=UPLOAD_TIMEOUT_S):
-                if chunk.offset != offset:
-                    raise KitError("the coordinator sent a chunk of another offset")
-                offset += len(chunk.data)
-                yield bytes(chunk.data)
+        with _watched(self._address, lambda: call.cancel()) as patience:  # noqa: PLW0108 - made below
+            call = self._stub.Download(request)
+            try:
+                for chunk in call:
+                    if chunk.offset != offset:
+                        raise KitError("the coordinator sent a chunk of another offset")
+                    offset += len(chunk.data)
+                    patience.moved(len(chunk.data))
+                    yield bytes(chunk.data)
+            finally:
+                call.cancel()
+
+
+def patiently(act: Callable[[], T], *, tell: Callable[[str], None]) -> T:
+    """Do what the coordinator may have no place for yet: wait as long as it says, and ask again."""
+    while True:
+        try:
+            return act()
+        except BusyError as busy:
+            _wait(busy, tell)
+
+
+def _wait(busy: BusyError, tell: Callable[[str], None]) -> None:
+    tell(f"waiting: {busy}; again in {busy.retry_after_s:.1f} s")
+    time.sleep(busy.retry_after_s)
+
+
+def patient(
+    source: Callable[[str, int], Iterator[bytes]], *, tell: Callable[[str], None]
+) -> Callable[[str, int], Iterator[bytes]]:
+    """Return `source` (a download) waiting for its place as `patiently` does."""
+
+    def download(release: str, offset: int) -> Iterator[bytes]:
+        while True:
+            try:
+                yield from source(release, offset)
+            except BusyError as busy:  # before the first byte, never after it
+                _wait(busy, tell)
+            else:
+                return
+
+    return download
+
+
+@contextmanager
+def _watched(address: str, end: Callable[[], object]) -> Iterator[Patience]:
+    """Watch one transfer; its end by the watch is a line that stands still."""
+    watch = Watch(STALL_S)
+    watch.start()
+    try:
+        with watch.over(end) as patience, patience.waiting():
+            try:
+                with _errors(address):
+                    yield patience
+            except KitError as error:
+                if patience.ended:
+                    raise UnreachableError(
+                        f"nothing moved to or from `{address}` for {STALL_S:.0f} s",
+                        hint="run the same command again: it goes on where it stopped",
+                    ) from error
+                raise
+    finally:
+        watch.stop()
 
 
 @contextmanager
 def _errors(address: str) -> Iterator[None]:
     try:
         yield
+    except grpc.FutureCancelledError as error:
+        raise _ended(address) from error
     except grpc.RpcError as error:
         code = error.code()
         details = canonical.printable(error.details() or "", width=_MAX_MESSAGE_CHARACTERS)
         if code is grpc.StatusCode.UNAVAILABLE:
+            answered = _PROXY_ANSWER.search(details)
             raise UnreachableError(
                 f"the coordinator at `{address}` cannot be reached",
-                hint="is it running, and is the port open? a revoked or foreign certificate and a"
+                hint=f"the proxy answers {answered[1]}: see `proxy` in config.toml"
+                if answered
+                else "is it running, and is the port open? a revoked or foreign certificate and a"
                 " wrong address look the same from here",
             ) from error
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise UnreachableError(
                 f"the coordinator at `{address}` did not answer in time"
             ) from error
+        if code is grpc.StatusCode.CANCELLED:
+            raise _ended(address) from error
+        retry_after_s = _retry_after_s(error)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_s is not None:
+            raise BusyError(details, retry_after_s=retry_after_s) from error
         raise KitError(f"the coordinator refuses: {details}", hint=_hint(error)) from error
+
+
+def _named(address: str, proxy: str) -> str:
+    """Return an address as messages name it; a proxy's password is no part of it."""
+    if not proxy:
+        return address
+    return f"{address}` through the proxy `{proxy.rpartition('//')[2].rpartition('@')[2]}"
+
+
+def _ended(address: str) -> UnreachableError:
+    return UnreachableError(
+        f"the call to `{address}` was ended before it was done",
+        hint="run the same command again: it goes on where it stopped",
+    )
+
+
+def _retry_after_s(error: Any) -> float | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == RETRY_KEY and value.isascii() and value.isdigit():
+            return min(max(int(value) / 1000, MIN_RETRY_S), MAX_RETRY_S)
+    return None
 
 
 def _hint(error: Any) -> str | None:

@@ -30,6 +30,7 @@ class AgentConfig:
     enrol_address: str
     lifetime_epsilon: str
     lifetime_delta: str
+    proxy: str = ""  # http://host:port of an HTTP CONNECT proxy; the environment's is not used
 
 
 @dataclass(frozen=True, slots=True)

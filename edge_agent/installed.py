@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent import contact, trust
-from edge_agent.exchange import Exchange
+from edge_agent.exchange import Exchange, patient
 from edge_agent.home import Home
 from edge_agent.trust import OfferedRelease, World
 from edge_agent.witness import require_vouched
@@ -58,8 +58,16 @@ class Installed:
         )
 
 
-def fetch(home: Home, study_name: str, *, got: Callable[[int, int], None]) -> Fetched:
+def fetch(
+    home: Home,
+    study_name: str,
+    *,
+    got: Callable[[int, int], None],
+    tell: Callable[[str], None] = lambda _: None,
+) -> Fetched:
     """Install the newest release of a study, after checking everything about it.
+
+    While the coordinator has no place for the download, it waits as long as it is told to.
 
     Raises:
         KitError: there is none, the download is not what was signed, or the disk is full.
@@ -67,7 +75,7 @@ def fetch(home: Home, study_name: str, *, got: Callable[[int, int], None]) -> Fe
     """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
-        return install(home, study_name, world, exchange.download, got=got)
+        return install(home, study_name, world, patient(exchange.download, tell=tell), got=got)
 
 
 def install(

@@ -17,8 +17,8 @@ from typing import Any
 from cryptography import x509
 
 from edge_agent import contact, outbound, outbox, runs
-from edge_agent.errors import TrustError, UnreachableError
-from edge_agent.exchange import Exchange
+from edge_agent.errors import BusyError, TrustError, UnreachableError
+from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
 from edge_agent.messages import Announcement
 from edge_agent.outbox import CIPHERTEXT, ENVELOPE, RUN, WRAPPED
@@ -116,8 +116,17 @@ def _mechanism(privacy: dict[str, Any]) -> GaussianMechanism | None:
     )
 
 
-def submit(home: Home, run: str, *, now: datetime, sent: Callable[[int, int], None]) -> Submitted:
+def submit(
+    home: Home,
+    run: str,
+    *,
+    now: datetime,
+    sent: Callable[[int, int], None],
+    tell: Callable[[str], None] = lambda _: None,
+) -> Submitted:
     """Seal a run (once) and bring it to the coordinator; goes on where it was cut off.
+
+    While the coordinator has no place for it, it waits as long as it is told to, and says so.
 
     Raises:
         KitError: the run is not finished, its gate failed, or the coordinator refuses.
@@ -128,7 +137,7 @@ def submit(home: Home, run: str, *, now: datetime, sent: Callable[[int, int], No
     with Exchange.open(home) as exchange:
         contact.contact(home, exchange)
         folder = sealed(home, run, item, now)
-        return _send(home, exchange, item.study, folder, sent)
+        return patiently(lambda: _send(home, exchange, item.study, folder, sent), tell=tell)
 
 
 def cleared(home: Home, run: str) -> Outgoing:
@@ -224,24 +233,22 @@ def _send(
     folder: Path,
     sent: Callable[[int, int], None],
 ) -> Submitted:
-    statement = outbox.statement(folder)
-    ciphertext = read_limited(
-        folder / CIPHERTEXT, limit=2 * limits.MAX_PAYLOAD_BYTES, what="payload"
-    )
+    statement, path = outbox.statement(folder), folder / CIPHERTEXT
+    total = path.stat().st_size
     request = announcement(home, study, folder)
     try:
         reply = exchange.begin(request)
-    except UnreachableError:
+    except (UnreachableError, BusyError):
         raise
     except KitError:
         outbox.remove(folder)  # the coordinator keeps nothing of it; the next try is sealed anew
         raise
     start = reply.durable
-    total = len(ciphertext)
     if reply.status.state == "receiving":
-        reply = exchange.upload(
-            statement.digest, ciphertext, offset=start, sent=lambda done: sent(done, total)
-        )
+        with path.open("rb") as stream:
+            reply = exchange.upload(
+                statement.digest, stream, offset=start, sent=lambda done: sent(done, total)
+            )
     if reply.status.state == "receiving":
         raise KitError("the upload is not complete", hint="run the same command again: it goes on")
     _check_and_keep(home, reply.status, digest=statement.digest)

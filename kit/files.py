@@ -47,9 +47,9 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
         try:
             yield part
             part.chmod(mode)
-            _fsync(part)
+            fsync(part)
             part.replace(path)
-            _fsync(path.parent)
+            fsync(path.parent)
         finally:
             part.unlink(missing_ok=True)
 
@@ -79,7 +79,8 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,23 @@
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Caller(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NOBODY: _ClassVar[Caller]
+    ANYBODY: _ClassVar[Caller]
+    SITE: _ClassVar[Caller]
+NOBODY: Caller
+ANYBODY: Caller
+SITE: Caller
+CALLER_FIELD_NUMBER: _ClassVar[int]
+caller: _descriptor.FieldDescriptor
 
 class EnrolRequest(_message.Message):
     __slots__ = ("secret", "tls_request", "signing_request", "witness_key")

@@ -72,7 +72,7 @@ def take_in(coordinator: Coordinator, digest: str) -> None:
     if not _settle(coordinator, row, BlueprintState.PENDING, Kind.BLUEPRINT_PENDING, reason=""):
         payloads.destroy(coordinator, digest)  # revoked while it was being checked
         return
-    coordinator.home.staging(digest).unlink(missing_ok=True)
+    coordinator.home.received(digest).unlink(missing_ok=True)
     _log.info("blueprint %s is pending", digest[:16])
 
 
@@ -113,7 +113,7 @@ def _check(
 def _check_bytes(coordinator: Coordinator, digest: str, request: dict[str, Any]) -> None:
     """Check the received payload; it is kept, sealed under its own key, only if it passes."""
     try:
-        received = coordinator.home.staging(digest).open("rb")
+        received = coordinator.home.received(digest).open("rb")
     except FileNotFoundError as error:
         raise limited.CheckFailedError("the received payload is gone; send it again") from error
     with (

@@ -12,7 +12,7 @@ from coordinator.intake import limited, supervisor
 from edge_agent.exchange import Exchange
 from kit.errors import KitError
 from tests.fakes import runs, site
-from tests.fakes.sealing import begin_fields, sealed
+from tests.fakes.sealing import append, begin_fields, sealed
 
 TINY = limited.Limits(memory_bytes=48 << 20, timeout_s=60)
 HASTY = limited.Limits(memory_bytes=256 << 20, timeout_s=0.01)
@@ -23,7 +23,7 @@ def receive(coordinator, home, *, run=site.STUDY):
     name, blueprint = home.config.site, sealed(home, run=run)
     digest = blueprint.statement.digest
     submissions.begin(coordinator, name, **begin_fields(home, blueprint))
-    submissions.append(coordinator, name, digest, 0, blueprint.ciphertext)
+    append(coordinator, name, digest, 0, blueprint.ciphertext)
     assert submissions.commit(coordinator, name, digest).state == "received"
     return digest
 
@@ -45,7 +45,7 @@ def status(coordinator, name, digest):
 
 def left_behind(coordinator, digest):
     home = coordinator.home
-    files = [home.payload(digest), home.staging(digest), home.shards(digest)]
+    files = [home.payload(digest), home.received(digest), home.shards(digest)]
     has_key = payloads.keystore(coordinator).has(payloads.BLUEPRINT, digest)
     return [path.name for path in files if path.exists()] + ["key"] * has_key
 

@@ -15,7 +15,7 @@ from federation.blueprint.errors import RefusalError
 from kit import clock
 from kit.errors import KitError
 from tests.fakes import runs, site
-from tests.fakes.sealing import begin_fields, sealed
+from tests.fakes.sealing import append, begin_fields, sealed
 
 
 def offered(coordinator, name):
@@ -44,7 +44,7 @@ def opens(coordinator, blueprint):
 def upload(coordinator, home, blueprint, name="a"):
     submissions.begin(coordinator, name, **begin_fields(home, blueprint))
     data = blueprint.ciphertext
-    submissions.append(coordinator, name, blueprint.statement.digest, 0, data[:1000])
+    append(coordinator, name, blueprint.statement.digest, 0, data[:1000])
     return submissions.commit(coordinator, name, blueprint.statement.digest)
 
 
@@ -159,7 +159,7 @@ def test_a2_a_seed_waits_for_what_was_received_before_the_close(enrolled):
         blueprint = sealed(home)
         digest = blueprint.statement.digest
         submissions.begin(coordinator, "a", **begin_fields(home, blueprint))
-        submissions.append(coordinator, "a", digest, 0, blueprint.ciphertext)
+        append(coordinator, "a", digest, 0, blueprint.ciphertext)
         assert submissions.commit(coordinator, "a", digest).state == "received"
         done = registry.close_study(coordinator, site.STUDY)
         assert (done.recipient_keys_destroyed, done.wait_for_intake) == (2, (digest,))

@@ -129,7 +129,7 @@ def test_revocation_withdraws_the_release_and_shreds_key_payload_and_shards(rele
         assert (done.done, done.withdrawn_releases) == (True, (release.digest,))
         assert has_keys(coordinator, digest, kid) == (False, False)
         home = coordinator.home
-        for path in (home.payload(digest), home.staging(digest), home.shards(digest)):
+        for path in (home.payload(digest), home.received(digest), home.shards(digest)):
             assert not path.exists()
         with pytest.raises(NotFoundError, match="not in the key store"):
             weights_of(coordinator, digest)

@@ -16,6 +16,16 @@ def stub(coordinator, *, key, chain):
 
 
 @contextmanager
+def site_channel(coordinator, home):
+    """A channel with a site's own certificate."""
+    address = f"127.0.0.1:{coordinator.config.exchange_port}"
+    key = keys.load_tls(home.key("tls.key"))
+    root, chain = certificates.pem(coordinator.root), home.tls_chain.read_bytes()
+    with tls.client_channel(address, root=root, key=key, chain=chain) as channel:
+        yield channel
+
+
+@contextmanager
 def site_stub(coordinator, home):
     """An Exchange stub with a site's own certificate."""
     key = keys.load_tls(home.key("tls.key"))

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from itertools import count
 
+from coordinator import submissions
 from edge_agent import submission
 from federation.blueprint.envelope import Claims, seal
 from federation.blueprint.statement import SUITE, VERSION, Context
@@ -58,3 +59,9 @@ def begin_fields(home, blueprint):
         "signing_chain": home.signing_chain.read_bytes(),
         "wrapped_key": blueprint.wrapped_key,
     }
+
+
+def append(coordinator, name, digest, offset, data):
+    """Add bytes to an upload that has begun, as one short call would."""
+    with submissions.uploading(coordinator, name, digest) as upload:
+        upload.append(offset, data)

@@ -186,7 +186,11 @@ def visit(home):
 def submit(home, run=STUDY, **changes):
     """Submit a finished run."""
     return submission.submit(
-        home, run, now=clock.utc_now(), sent=changes.get("sent", lambda *_: None)
+        home,
+        run,
+        now=clock.utc_now(),
+        sent=changes.get("sent", lambda *_: None),
+        tell=changes.get("tell", lambda _: None),
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.grpc_server import AUTHORISED
-from pki.identity import Role
+from coordinator.authorisation import AUTHORISED, Caller
 from protos import exchange_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +34,13 @@ def test_every_method_has_an_authorisation_and_nothing_else_has():
     }
     assert len(methods) >= 7
     assert set(AUTHORISED) == methods
+    silent = [name for name, who in AUTHORISED.items() if who is Caller.NOBODY]
+    assert not silent, f"say `option (caller)` at {silent} in protos/exchange.proto"
 
 
 def test_only_enrolment_is_open_to_callers_without_a_certificate():
-    unauthenticated = [name for name, role in AUTHORISED.items() if role is None]
+    unauthenticated = [name for name, who in AUTHORISED.items() if who is Caller.ANYBODY]
     assert unauthenticated == ["/hospital_edge_kit.v1.Enrolment/Enrol"]
-    assert {role for role in AUTHORISED.values() if role} == {Role.SITE}
     assert [m.name for m in SERVICES["Enrolment"].methods] == ["Enrol"]
 
 

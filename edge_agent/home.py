@@ -116,6 +116,11 @@ class Home:
         return private_folder(self.path / "ledger") / "ledger.sqlite"
 
     @property
+    def ledger_mark(self) -> Path:
+        """How far the ledger had come, outside its folder."""
+        return private_folder(self.path / "state") / "ledger-mark.json"
+
+    @property
     def trust(self) -> Path:
         """What the coordinator has proved so far."""
         return self.path / "state" / "trust.json"

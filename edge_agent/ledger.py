@@ -265,6 +265,13 @@ class Ledger:
         with self._reading():
             return self._hash.hex(), self._counter
 
+    def has(self, head: str, counter: int) -> bool:
+        """Say whether the chain had this hash (hexadecimal) after `counter` entries."""
+        with self._reading():
+            found = self._db.execute("SELECT hash FROM entries WHERE counter = ?", (counter,))
+            row = found.fetchone()
+            return (self._first_hash() if counter == 0 else row and row[0]) == bytes.fromhex(head)
+
     def verify(self) -> None:
         """Recompute the whole chain and every run's cohort.
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_agent import ledger_mark
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, WEIGHTS
@@ -63,8 +64,19 @@ def budget(home: Home) -> Budget:
 
 
 def open_ledger(home: Home) -> Ledger:
-    """Return this installation's one ledger, under its lifetime budget."""
-    return Ledger(home.ledger, home.unit_secret(), budget(home))
+    """Return this installation's one ledger, under its lifetime budget.
+
+    Raises:
+        KitError: it was changed, is gone, or is older than it once was (A8).
+    """
+    ledger_mark.require_present(home.ledger_mark, home.ledger)
+    ledger = Ledger(home.ledger, home.unit_secret(), budget(home))
+    try:
+        ledger_mark.require_whole(home.ledger_mark, ledger)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
 
 
 def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], None]) -> Outcome:
@@ -104,9 +116,11 @@ def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], 
             account = ledger.reserve(
                 run_id, cohort.account_keys(), plan.event, now, unit_kind=cohort.unit_kind
             )
+        ledger_mark.advance(home.ledger_mark, ledger)
         result = training.train_run(folder, study, architecture, cohort, options, account)
         if account is not None:
             ledger.settle(run_id)
+        ledger_mark.advance(home.ledger_mark, ledger)
     passed = _gate(folder, study, cohort, request.labels, tell)
     return Outcome(
         run=request.run,

@@ -4,13 +4,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from kit import clock, door, passphrases
 from kit.errors import KitError
 from kit.progress import Progress
+
+if TYPE_CHECKING:
+    from edge_agent.home import Home
 
 PROGRAM = "edge-agent"
 
@@ -37,6 +40,12 @@ Data = Annotated[
 Run = Annotated[str, typer.Option("--run", help="The run's name; default: the study's id.")]
 ProtectKeys = Annotated[
     bool, typer.Option("--protect-keys", help="Put the keys under a passphrase from the start.")
+]
+HomeOfKeys = Annotated[
+    Path | None, typer.Option("--home", envvar="EDGE_AGENT_HOME", help="All keys of this home.")
+]
+OneKey = Annotated[
+    Path | None, typer.Option("--key", help="One key file that travels alone, as an officer's.")
 ]
 NewPassphrase = Annotated[
     Path | None,
@@ -390,27 +399,46 @@ def keys_list(home: HomeDir, as_json: Json = False) -> None:
 
 
 @keys_app.command("protect")
-def keys_protect(ctx: typer.Context, home: HomeDir, as_json: Json = False) -> None:
-    """Seal every private key of this site under a passphrase; goes on where it was stopped."""
-    from edge_agent.home import Home
+def keys_protect(
+    ctx: typer.Context, home: HomeOfKeys = None, key: OneKey = None, as_json: Json = False
+) -> None:
+    """Seal this site's keys, or an officer's, under a passphrase; goes on where it was stopped."""
     from pki import protecting
 
-    place = Home.open(home).secrets
+    if key is not None:
+        protecting.protect_file(key, lambda: ctx.obj.new(f"key `{key}`"))
+        door.emit({"key": str(key), "kept": protecting.ALONE}, as_json=as_json)
+        return
+    place = _a_home(home).secrets
     done = protecting.protect(place, lambda: ctx.obj.new("this site's keys"))
     door.emit(done, as_json=as_json)
 
 
 @keys_app.command("passphrase")
 def keys_passphrase(
-    home: HomeDir, new_passphrase_file: NewPassphrase = None, as_json: Json = False
+    home: HomeOfKeys = None,
+    key: OneKey = None,
+    new_passphrase_file: NewPassphrase = None,
+    as_json: Json = False,
 ) -> None:
-    """Change the passphrase of this site's keys, at once or not at all."""
-    from edge_agent.home import Home
+    """Change the passphrase of this site's keys, or of one key file, at once or not at all."""
     from pki import protecting
 
-    path = Home.open(home).path
+    if key is not None:
+        protecting.change_file(key, lambda: passphrases.chosen(f"key `{key}`", new_passphrase_file))
+        door.emit({"key": str(key), "changed": True}, as_json=as_json)
+        return
+    path = _a_home(home).path
     protecting.change(path, lambda: passphrases.chosen("this site's keys", new_passphrase_file))
     door.emit({"home": str(path), "changed": True}, as_json=as_json)
+
+
+def _a_home(home: Path | None) -> "Home":
+    from edge_agent.home import Home
+
+    if home is None:
+        raise KitError("nothing to work on", hint="give --home DIR, or --key FILE")
+    return Home.open(home)
 
 
 def _kibibytes(what: str) -> Callable[[int, int], None]:

@@ -1,5 +1,6 @@
 """Random edits of bytes and of JSON values, all from one `random.Random`."""
 
+import copy
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -89,15 +90,19 @@ def edit_json(rng: random.Random, table: Any) -> None:
         case 0:
             del table[last]
         case 1 if isinstance(table, dict):
-            table[rng.choice(("x", "extra", "__class__", "version", ""))] = rng.choice(_VALUES)
+            table[rng.choice(("x", "extra", "__class__", "version", ""))] = _odd(rng)
         case 2 if isinstance(table, list):
             table.insert(
-                rng.randrange(len(table) + 1), rng.choice((rng.choice(_VALUES), table[last]))
+                rng.randrange(len(table) + 1), rng.choice((_odd(rng), copy.deepcopy(table[last])))
             )
         case 3 | 4:
             table[last] = _near(rng, table[last])
         case _:
-            table[last] = rng.choice(_VALUES)
+            table[last] = _odd(rng)
+
+
+def _odd(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(_VALUES))  # a later edit may change it in place
 
 
 def _near(rng: random.Random, value: Any) -> Any:
@@ -109,4 +114,4 @@ def _near(rng: random.Random, value: Any) -> Any:
     if isinstance(value, str) and value:
         at = rng.randrange(len(value))
         return value[:at] + rng.choice("019afx.-/ZX=\x1b") + value[at + rng.randrange(2) :]
-    return rng.choice(_VALUES)
+    return _odd(rng)

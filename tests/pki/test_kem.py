@@ -1,7 +1,3 @@
-import json
-from importlib import resources
-from importlib.util import find_spec
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,24 +69,3 @@ def test_a_public_key_is_a_function_of_its_seed():
     assert kem.public_key(SEED) == PUBLIC
     assert kem.public_key(SEED[::-1]) != PUBLIC
     assert kem.key_id(PUBLIC) != kem.key_id(kem.public_key(SEED[::-1]))
-
-
-def xwing_cases():
-    if find_spec("cryptography_vectors") is None:
-        return []
-    folder = resources.files("cryptography_vectors") / "HPKE"
-    found = []
-    for file in folder.iterdir():
-        if file.name.endswith(".json"):
-            found += json.loads(file.read_text())
-    return [case for case in found if case["kem_id"] == 0x647A]
-
-
-XWING = xwing_cases()
-
-
-@pytest.mark.vectors
-@pytest.mark.skipif(not XWING, reason="the HPKE vectors (cryptography-vectors) are not installed")
-def test_seeds_expand_to_the_public_keys_of_the_hpke_vectors():
-    for case in XWING:
-        assert kem.public_key(bytes.fromhex(case["skRm"])).hex() == case["pkRm"]

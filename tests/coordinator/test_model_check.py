@@ -1,0 +1,106 @@
+"""Step 23: the hostile models, each with one fault. They are made here: a real network is too large
+to stand among the vectors of the other steps."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from coordinator import submissions
+from coordinator.intake import model_check, supervisor
+from federation.learning.generator import architecture as networks
+from kit.errors import KitError
+from tests.fakes import federation, runs, site
+from tests.fakes.sealing import begin_fields, sealed
+
+STUDY = federation.found().study
+NETWORK = networks.Architecture(
+    kind=networks.KIND,
+    version=networks.VERSION,
+    preset="tiny",
+    channels=1,
+    height=8,
+    width=8,
+    num_classes=len(STUDY.classes),
+)
+STATEMENT = SimpleNamespace(outputs=("cat",), architecture=NETWORK.to_table())
+OUT = "unet.conv_out"
+
+
+def tensors():
+    return runs.random_tensors(NETWORK, STUDY, STUDY.classes, seed=3)
+
+
+def everything(value):
+    def change(arrays):
+        for array in arrays.values():
+            array[:] = value
+
+    return change
+
+
+def output(weight, bias):
+    def change(arrays):
+        arrays[f"{OUT}.weight"][:], arrays[f"{OUT}.bias"][:] = weight, bias
+
+    return change
+
+
+def one_picture(arrays):
+    """Let the edges, where a convolution meets its padding, be dark and the rest bright."""
+    arrays["unet.conv_norm_out.weight"][:] = 0
+    arrays["unet.conv_norm_out.bias"][:] = 1
+    channels = arrays[f"{OUT}.weight"].shape[1]
+    inner = 9 * channels * float(torch.nn.functional.silu(torch.tensor(1.0)))
+    arrays[f"{OUT}.weight"][:] = 1_000
+    arrays[f"{OUT}.bias"][:] = -1_000 * inner * 7.5 / 9
+
+
+def one_tensor_less(arrays):
+    del arrays[f"{OUT}.bias"]
+
+
+FAULTS = {
+    "every weight at its limit": (everything(1e4), "not finite"),
+    "every weight at its lower limit": (everything(-1e4), "not finite"),
+    "white pictures": (output(0, 100), "constant"),
+    "black pictures": (output(0, -1e4), "constant"),
+    "one picture for every seed": (one_picture, "the same image"),
+    "a tensor that is missing": (one_tensor_less, "not those of the architecture"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_step_23_refuses_a_model_that_shows_nothing(fault):
+    change, reason = FAULTS[fault]
+    good, bad = tensors(), tensors()
+    model_check.check(good, STATEMENT, STUDY, b"secret")
+    change(bad)
+    with pytest.raises(KitError, match=reason):
+        model_check.check(bad, STATEMENT, STUDY, b"secret")
+
+
+def test_step_23_is_named_in_the_reason_and_refuses_for_good(tmp_path, tmp_path_factory):
+    enrolled = site.copy("enrolled", tmp_path, tmp_path_factory.getbasetemp())
+    home = enrolled.home("a")
+    study, labels = home.study(site.STUDY), site.LABELS["a"]
+    white = runs.random_tensors(networks.architecture_for(study, "tiny"), study, labels, seed=3)
+    output(0, 100)(white)
+    run = runs.write_run(home, study, labels, name="white", tensors=white)
+    with enrolled.open() as coordinator:
+        refused = take_in(coordinator, home, run)
+        control = take_in(coordinator, enrolled.home("b"), site.STUDY)
+    assert refused.state == "refused"
+    assert refused.reason.startswith("step 23: ")
+    assert (control.state, control.reason) == ("pending", "")
+
+
+def take_in(coordinator, home, run):
+    """Bring a run of a site through its whole intake; returns what the site then sees."""
+    name, blueprint = home.config.site, sealed(home, run=run)
+    digest = blueprint.statement.digest
+    submissions.begin(coordinator, name, **begin_fields(home, blueprint))
+    submissions.append(coordinator, name, digest, 0, blueprint.ciphertext)
+    submissions.commit(coordinator, name, digest)
+    supervisor.take_in(coordinator, digest)
+    return submissions.one_status(coordinator, name, digest)

@@ -1,7 +1,9 @@
 """Every hostile vector is refused by the step in its name, and every control opens."""
 
+import re
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from tests.fakes.forge import Forge
 from tests.vectors import hostile
 from tests.vectors.write_hostile import catalogue
 
+ROOT = Path(__file__).parents[2]
 CATALOGUE = catalogue()
 COMMITTED = sorted(path for path in hostile.FOLDER.glob("*.json") if path.name != hostile.SHARED)
 VERIFIER, SHARED = hostile.read_shared(hostile.FOLDER)
@@ -58,6 +61,20 @@ def test_every_step_has_three_vectors_and_all_have_150():
     assert len({vector.name for vector in CATALOGUE}) == len(CATALOGUE)
     assert all(count[step] >= 3 for step in range(1, 23))
     assert sum(count.values()) - count[0] >= 150
+
+
+def test_the_readme_knows_every_advisory_and_names_only_what_exists():
+    readme = (hostile.FOLDER.parent / "README.md").read_text()
+    section = readme.partition("## What other platforms accepted")[2].partition("\n## ")[0]
+    names = {vector.name for vector in CATALOGUE}
+    known = names | {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/*/*.py")}
+    shown = re.findall(r"`([^` ]+)`", section)
+    assert len(shown) > 30
+    assert [name for name in shown if name not in known] == []
+    said = " ".join(vector.peer for vector in CATALOGUE)
+    advisories = set(re.findall(r"CVE-[0-9]+-[0-9]+|GHSA-[a-z0-9-]{14}", said))
+    assert len(advisories) > 15
+    assert {name for name in advisories if name not in section} == set()
 
 
 def test_every_family_has_its_control():

@@ -197,8 +197,8 @@ def test_the_longest_waiting_blueprint_is_the_first(enrolled):
 def test_a_received_payload_that_is_gone_is_refused_so_that_it_can_be_sent_again(enrolled):
     with enrolled.open() as coordinator:
         digest = receive(coordinator, enrolled.home("a"))
-        assert coordinator.home.staging(digest).exists()
-        coordinator.home.staging(digest).unlink()
+        assert coordinator.home.received(digest).exists()
+        coordinator.home.received(digest).unlink()
         supervisor.take_in(coordinator, digest)
         found = status(coordinator, "a", digest)
     assert (found.state, found.reason) == (

@@ -372,12 +372,28 @@ def audit_rebuild(
 
 
 @app.command()
-def doctor(home: HomeDir, as_json: Json = False) -> None:
+def doctor(
+    home: HomeDir,
+    token: Annotated[
+        Path | None, typer.Option(help="Before an enrolment: the token file it will take.")
+    ] = None,
+    proxy: Annotated[
+        str, typer.Option(help="With --token: the proxy that the enrolment will name.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
     """Find what keeps this site from working, with cause and fix; exit 0 only if all is well."""
-    from edge_agent.doctor.rounds import rounds
+    from edge_agent.doctor.rounds import before_enrolment, rounds
     from edge_agent.home import Home
+    from kit.files import read_limited
+    from pki.enrolment import MAX_TOKEN_BYTES, Token
+    from pki.tls import check_proxy
 
-    found = list(rounds(Home.open(home), clock.utc_now))
+    if token is None:
+        found = list(rounds(Home.open(home), clock.utc_now))
+    else:
+        given = Token.from_bytes(read_limited(token, limit=MAX_TOKEN_BYTES, what="token file"))
+        found = list(before_enrolment(home, given, check_proxy(proxy), clock.utc_now))
     rows = [(f.check, f.verdict, f.seen) for f in found]
     text = door.columns(rows, ("check", "verdict", "seen"))
     fixes = "".join(f"\n{f.check}: {f.fix}" for f in found if f.fix)

@@ -265,7 +265,7 @@ def _errors(address: str) -> Iterator[None]:
                 hint=f"the proxy answers {answered[1]}: see `proxy` in config.toml"
                 if answered
                 else "is it running, and is the port open? a revoked or foreign certificate and a"
-                " wrong address look the same from here",
+                " wrong address look the same from here: `edge-agent doctor` tells them apart",
             ) from error
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise UnreachableError(

@@ -60,7 +60,10 @@ print(json.dumps(found))
 
 def disk(home: Path, *, at_least: int = MIN_FREE_BYTES) -> str:
     """Look for free space where the home lies."""
-    free = shutil.disk_usage(home).free
+    there = next(
+        folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists()
+    )
+    free = shutil.disk_usage(there).free
     if free < at_least:
         raise KitError(
             f"{free >> 20} MiB are free on the disk of `{home}`, and {at_least >> 20} are wanted",

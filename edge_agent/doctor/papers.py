@@ -11,6 +11,7 @@ from kit import clock
 from kit.errors import KitError
 from kit.files import read_limited
 from pki import certificates, keys
+from pki.enrolment import Token
 
 MAX_SKEW = timedelta(minutes=2)
 _MAX_PEM_BYTES = 64 << 10
@@ -24,6 +25,16 @@ def chain(home: Home, *, signing: bool = False) -> tuple[x509.Certificate, ...]:
     """Return one of this site's chains, leaf first."""
     path = home.signing_chain if signing else home.tls_chain
     return certificates.from_pem(read_limited(path, limit=_MAX_PEM_BYTES, what="certificate"))
+
+
+def invitation(token: Token, *, now: datetime) -> str:
+    """Look whether an enrolment token is still good."""
+    if now > token.expires:
+        raise KitError(
+            f"the token expired on {clock.rfc3339(token.expires)}; it is {clock.rfc3339(now)} here",
+            hint="set the clock if that is wrong; else ask the coordinator for a new token",
+        )
+    return f"for site `{token.site}`, good until {clock.rfc3339(token.expires)}"
 
 
 def own_certificates(home: Home, *, now: datetime) -> str:

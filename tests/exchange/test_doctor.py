@@ -328,6 +328,27 @@ def test_the_command_exits_0_only_if_all_is_well(enrolled, without_self_tests, c
     assert {f["check"]: f["passed"] for f in findings}["port"] is False
 
 
+def test_a_machine_is_looked_at_before_it_enrols(tmp_path, without_self_tests):
+    federation, home = site.found(tmp_path), tmp_path / "not" / "yet"
+
+    def look(at=clock.utc_now):
+        return {f.check: f for f in rounds.before_enrolment(home, token, "", at)}
+
+    with federation.serving() as coordinator:
+        token = site.registry.issue_token(coordinator, "a")
+        found = look()
+        assert {f.passed for f in found.values()} == {True}, found
+        assert {"enrolment port", "exchange coordinator", "token"} <= set(found)
+        late = look(lambda: clock.utc_now() + timedelta(hours=25))
+        fails(late["token"], "the token expired on", "new token")
+    down = look()
+    assert not home.exists()
+    fails(down["enrolment port"], "nobody listens", "coordinator serve")
+    fails(down["exchange port"], "nobody listens", "coordinator serve")
+    assert down["exchange coordinator"].passed is None
+    assert "`exchange port`" in down["exchange coordinator"].seen
+
+
 def test_a_revoked_site_is_told_so(enrolled):
     home = enrolled.home("a")
     with enrolled.serving() as coordinator:

@@ -355,6 +355,7 @@ class Story:
     def evaluate(self, setting: Setting) -> dict[str, float]:
         """Fetch and evaluate at every hospital; pool the predictions for the table."""
         probabilities, truth = [], []
+        self._vouch()
         for site in SITES:
             held_out = str(self.images(site, HELD_OUT))
             study = ("--study", setting.name)
@@ -395,9 +396,15 @@ class Story:
             built: dict[str, Any] = self.shell.run(
                 "coordinator", "hub", "build", setting.name, "--json"
             )
+        self._vouch()
         for site in SITES[:2]:
             self.shell.run("edge-agent", site, "fetch", *study, "--json")
         return built
+
+    def _vouch(self) -> None:
+        """Let every hospital see the log: none takes a release that no other one vouches for."""
+        for site in SITES:
+            self.shell.run("edge-agent", site, "status", "--json")
 
     def audit(self) -> None:
         """Verify the log on both sides."""

@@ -98,21 +98,28 @@ def differences(tx: Transaction, events: list[Event]) -> list[str]:
     sites = tx.all(sa.select(state.sites))
     studies = tx.all(sa.select(state.studies))
     shredded = {row.digest: "shredded" for row in blueprints if row.destroyed}
+    lost = {row.name: row.kind for row in tx.all(sa.select(state.lost))}
     number = int(tx.get("revocations") or 0)
     listed = {str(number): revocations_digest(*out_of_use(tx))}
     return [
         *_compare(
             "blueprint",
             said.blueprints,
-            {row.digest: row.state for row in blueprints if row.state != _RECEIVING},
+            {row.digest: row.state for row in blueprints if row.state != _RECEIVING}
+            | _lost(lost, "blueprint", "revoked"),
         ),
-        *_compare("payload", dict.fromkeys(said.destroyed, "shredded"), shredded),
+        *_compare("payload", dict.fromkeys(said.destroyed - set(lost), "shredded"), shredded),
         *_compare(
             "release",
             {digest: _standing(gone) for digest, gone in said.releases.items()},
-            {row.digest: _standing(row.withdrawn) for row in releases},
+            {row.digest: _standing(row.withdrawn) for row in releases}
+            | _lost(lost, "release", "withdrawn"),
         ),
-        *_compare("site", said.sites, {row.pseudonym: row.state for row in sites}),
+        *_compare(
+            "site",
+            said.sites,
+            {row.pseudonym: row.state for row in sites} | _lost(lost, "site", "revoked"),
+        ),
         *_compare(
             "witness key",
             {w.pseudonym: w.key.hex() for w in said.active_witnesses(said.size)},
@@ -121,12 +128,16 @@ def differences(tx: Transaction, events: list[Event]) -> list[str]:
         *_compare(
             "study",
             {d: "closed" if d in said.closed else "open" for d in said.studies},
-            {row.digest: _study(row) for row in studies},
+            {row.digest: _study(row) for row in studies} | _lost(lost, "study", "closed"),
         ),
         *_compare("revocation list", {str(said.revocations[0]): said.revocations[1]}, listed),
         *_recipients(tx, said, {row.id: row.pseudonym for row in sites}),
         *_approvals(tx, said),
     ]
+
+
+def _lost(lost: Mapping[str, str], kind: str, state_of: str) -> dict[str, str]:
+    return dict.fromkeys((name for name, what in lost.items() if what == kind), state_of)
 
 
 def _recipients(tx: Transaction, said: History, pseudonyms: dict[str, str]) -> list[str]:

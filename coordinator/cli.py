@@ -456,6 +456,55 @@ def audit_verify(home: Home, as_json: Json = False) -> None:
         door.emit(audit.verify(coordinator), as_json=as_json)
 
 
+@audit_app.command("export")
+def audit_export(
+    home: Home,
+    out: Annotated[Path, typer.Option("--out", help="A new folder to write into.")],
+    as_json: Json = False,
+) -> None:
+    """Write the whole log, its cosigned checkpoint and keys as plain files."""
+    from coordinator import exports
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        size = exports.export(coordinator, out)
+    door.emit({"size": size, "out": str(out)}, as_json=as_json)
+
+
+@audit_app.command("check")
+def audit_check(
+    folder: Annotated[Path, typer.Argument(help="An export.")],
+    log_key: Annotated[
+        str, typer.Option("--log-key", help="The log key you trust, hexadecimal; else its own.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Verify an export with nothing but its files: no home, no network."""
+    from coordinator import exports
+
+    door.emit(exports.check(folder, log_key), as_json=as_json)
+
+
+@audit_app.command("recover")
+def audit_recover(
+    home: Home,
+    copy: Annotated[list[Path], typer.Option("--copy", help="A site's export; repeat.")],
+    key: Key,
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """After a backup was restored: sign its record, and replay the log from sites' copies."""
+    from coordinator import recovery
+    from coordinator.context import Coordinator
+    from pki import keys
+
+    with Coordinator.open(home) as coordinator:
+        result = recovery.recover(
+            coordinator, copy, reviewer_key=keys.load_signing(key), reason=reason
+        )
+    door.emit(result, as_json=as_json)
+
+
 @audit_app.command("list")
 def audit_list(home: Home, as_json: Json = False) -> None:
     """List every entry of the audit log."""

@@ -36,6 +36,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         " PRIMARY KEY (digest))",
         "CREATE INDEX ix_papers_blueprint ON papers (blueprint)",
     ),
+    ("CREATE TABLE lost (name VARCHAR NOT NULL, kind VARCHAR NOT NULL, PRIMARY KEY (name))",),
 )
 NEWEST = len(STEPS) + 1
 LOG_NODES = 2  # the schema from which on subtree roots, and the documents below, are kept

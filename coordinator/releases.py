@@ -179,7 +179,10 @@ def out_of_use(tx: Transaction) -> tuple[tuple[str, ...], tuple[str, ...]]:
         sa.select(blueprint.c.digest).where(blueprint.c.state == BlueprintState.REVOKED)
     )
     withdrawn = tx.all(sa.select(release.c.digest).where(release.c.withdrawn.is_(True)))
-    return tuple(sorted(r.digest for r in revoked)), tuple(sorted(r.digest for r in withdrawn))
+    gone = {"blueprint": {r.digest for r in revoked}, "release": {r.digest for r in withdrawn}}
+    for row in tx.all(sa.select(state.lost).where(state.lost.c.kind.in_(tuple(gone)))):
+        gone[row.kind].add(row.name)
+    return tuple(sorted(gone["blueprint"])), tuple(sorted(gone["release"]))
 
 
 def revocations(coordinator: Coordinator, tx: Transaction) -> bytes:

@@ -59,6 +59,12 @@ cosignatures = sa.Table(
     sa.Column("line", sa.String, nullable=False),
     sa.Column("time", sa.String, nullable=False),
 )
+lost = sa.Table(  # what a recovery found on the log and not here: never to be used again (A4)
+    "lost",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+)
 log_causes = sa.Table(  # how many entries a site caused on a day (UTC)
     "log_causes",
     metadata,

@@ -290,6 +290,7 @@ def _expectations(
     used: set[str] = set()
     for row in tx.all(sa.select(table.c.digest, table.c.weights_sha256, table.c.state)):
         used |= {row.digest} if row.state in REPLAYABLE else {row.digest, row.weights_sha256}
+    used |= {row.name for row in tx.all(sa.select(state.lost.c.name))}
     presets = json.loads(study_row.tables)
 
     def architecture(study: Study, declared: Any) -> None:

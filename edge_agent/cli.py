@@ -354,6 +354,58 @@ def audit_verify(
         door.emit(inspection.audit(agent, offline=offline), as_json=as_json)
 
 
+@audit_app.command("export")
+def audit_export(
+    home: HomeDir,
+    out: Annotated[Path, typer.Option("--out", help="A new folder to write into.")],
+    as_json: Json = False,
+) -> None:
+    """Write this site's copy of the log as plain files: for an auditor, or for a recovery."""
+    from edge_agent import recovery
+    from edge_agent.home import Home
+
+    size = recovery.export(Home.open(home), out)
+    door.emit({"size": size, "out": str(out)}, as_json=as_json)
+
+
+@audit_app.command("compare")
+def audit_compare(
+    home: HomeDir,
+    folder: Annotated[Path, typer.Argument(help="Another site's or the coordinator's export.")],
+    as_json: Json = False,
+) -> None:
+    """Hold another copy of the log against this site's: two logs under one key are a fork."""
+    from edge_agent import recovery
+    from edge_agent.home import Home
+
+    door.emit(recovery.compare(Home.open(home), folder), as_json=as_json)
+
+
+@audit_app.command("accept")
+def audit_accept(
+    home: HomeDir,
+    record: Annotated[Path, typer.Option("--record", help="The signed record of a recovery.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Believe a recovered log that lacks entries this site saw; asks a person first."""
+    from edge_agent import recovery
+    from edge_agent.home import Home
+
+    agent = Home.open(home)
+    _, dropped = recovery.prepare(agent, record)
+    door.note(
+        f"recovery {dropped.epoch} keeps {dropped.keeps} entries; this site saw these as well:"
+    )
+    for line in dropped.entries:
+        door.note(f"  {line}")
+    if not yes and not typer.confirm("Did the federation's people announce it?", err=True):
+        raise KitError("nothing was changed")
+    world = recovery.accept(agent, record)
+    result = {"log_size": world.trust.size, "kept_aside": str(dropped.kept_aside)}
+    door.emit(result, as_json=as_json)
+
+
 @audit_app.command("rebuild")
 def audit_rebuild(
     home: HomeDir,

@@ -106,8 +106,7 @@ def contact(home: Home, exchange: Exchange, *, before: Before | None = None) -> 
     before = held(home) if before is None else before
     now = clock.utc_now()
     trust.check_clock(before.trust, now)
-    size = before.trust.size if before.trust else 0
-    news = _read_on(exchange, exchange.contact(size, len(before.leaves)))
+    news = ask(exchange, before)
     world = take(home, news, before=before, now=now)
     line = cosignature(home, world, now=now)
     if line is not None:
@@ -116,8 +115,10 @@ def contact(home: Home, exchange: Exchange, *, before: Before | None = None) -> 
     return world
 
 
-def _read_on(exchange: Exchange, news: News) -> News:
-    """Ask for the pages of the log that the first answer did not hold."""
+def ask(exchange: Exchange, before: Before) -> News:
+    """Ask for the state of the world and for every page of the log that was not read yet."""
+    known_size = before.trust.size if before.trust else 0
+    news = exchange.contact(known_size, len(before.leaves))
     size, leaves = claimed_size(news.checkpoint), list(news.leaves)
     while news.first_leaf + len(leaves) < size:
         if len(leaves) > mirror.MAX_ENTRIES:
@@ -175,15 +176,19 @@ def _check_studies_unchanged(home: Home, world: World) -> None:
 
 
 def _check_none_vanished(home: Home, world: World) -> None:
-    """Want every entry about this site's blueprints that was ever proved to it, in its place.
+    """Want every entry that was ever proved to this site, in its place, and what became of it.
 
     A receipt that came with a submission leads to a checkpoint of its own: without this, a log
     that was forked between that answer and the next contact would go unnoticed.
     """
-    shown = {(Receipt.from_text(entry.receipt).index, entry.leaf) for entry in world.entries}
+    log = world.log
+    shown = {status.digest for status in world.blueprints}
     for path, entry in receipts(home):
-        is_release = Event.from_leaf(entry.leaf).kind in _RELEASE_KINDS
-        if not is_release and (Receipt.from_text(entry.receipt).index, entry.leaf) not in shown:
+        index, event = Receipt.from_text(entry.receipt).index, Event.from_leaf(entry.leaf)
+        is_there = index < len(log.leaves) and log.leaves[index] == entry.leaf
+        ended = log.history.blueprints.get(event.subject) == "revoked"
+        hidden = event.kind not in _RELEASE_KINDS and event.subject not in shown and not ended
+        if not is_there or hidden:
             raise TrustError(
                 f"the coordinator no longer shows the log entry `{path.name}` that it proved here",
                 hint=EXPLAIN,

@@ -60,6 +60,7 @@ class Standing:
     signing_certificate_expires: str
     log_size: int
     log_cosigned: str
+    log_recoveries: int
     studies: tuple[dict[str, Any], ...]
     blueprints: tuple[dict[str, Any], ...]
     releases: tuple[dict[str, Any], ...]
@@ -167,6 +168,7 @@ def status(home: Home, *, now: datetime) -> Standing:
         tls_certificate_expires=_expiry(certificates.from_pem(chain)[0]),
         signing_certificate_expires=_expiry(signing_chain(home)[0]),
         log_size=world.trust.size,
+        log_recoveries=len(world.log.history.epochs),
         log_cosigned=witness.standing(world.log, world.vouchings, contact.witness_key(home)),
         studies=tuple(
             {"id": o.study.id, "open": o.open, "classes": list(o.study.classes)}

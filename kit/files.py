@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,6 +108,32 @@ def read_limited(path: Path, *, limit: int, what: str) -> bytes:
     if len(data) > limit:
         raise KitError(f"{what} `{path}` is over {limit} bytes")
     return data
+
+
+def read_folder(path: Path, *, limit: int, what: str) -> dict[str, bytes]:
+    """Read every file of a folder that holds nothing but plain files, by name.
+
+    Raises:
+        KitError: it is no such folder, or a file is over `limit` bytes.
+    """
+    if not path.is_dir():
+        raise KitError(f"{what} `{path}` is not a folder")
+    entries = sorted(path.iterdir())
+    if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
+        raise KitError(f"{what} `{path}` holds something else than plain files")
+    return {entry.name: read_limited(entry, limit=limit, what=what) for entry in entries}
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder of their own, which must be new or empty.
+
+    Raises:
+        KitError: it is not, the disk is full, or the folder cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise KitError(f"`{path}` exists and is not empty", hint="choose another folder")
+    for name, data in files.items():
+        write_atomic(path / name, data)
 
 
 def sha256_file(path: Path) -> str:

@@ -50,7 +50,7 @@ class History:
     blueprints: dict[str, str] = field(default_factory=dict)
     destroyed: set[str] = field(default_factory=set)
     releases: dict[str, bool] = field(default_factory=dict)
-    approvals: set[str] = field(default_factory=set)
+    approvals: dict[str, int] = field(default_factory=dict)
     epochs: list[tuple[int, Event]] = field(default_factory=list)
 
     def read(self, events: Sequence[Event | None]) -> "History":
@@ -112,11 +112,13 @@ class History:
         elif event.kind is Kind.RELEASE_WITHDRAWN:
             self.releases[event.subject] = True
         elif event.kind is Kind.APPROVAL_RECORDED:
-            self.approvals.add(_text(event.details, "record"))
+            self.approvals[_text(event.details, "record")] = self.size
         elif event.kind is Kind.STUDY_CLOSED:
             self.closed.add(event.subject)
         elif event.kind is Kind.LOG_RECOVERED:
             self.epochs.append((self.size, event))
+            first = _number(event.details.get("restored"))  # what people signed since is lost
+            self.approvals = {digest: at for digest, at in self.approvals.items() if at < first}
 
     def _site(self, pseudonym: str, state: str) -> None:
         self.sites[pseudonym] = state

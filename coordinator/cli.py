@@ -505,6 +505,20 @@ def audit_recover(
     door.emit(result, as_json=as_json)
 
 
+@audit_app.command("erase")
+def audit_erase(
+    home: Home,
+    reviewer: Annotated[str, typer.Option("--reviewer", help="The reviewer's identifier.")],
+    as_json: Json = False,
+) -> None:
+    """Erase every reason that a reviewer wrote; says what still names them."""
+    from coordinator import erasure
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(erasure.erase_reviewer(coordinator, reviewer), as_json=as_json)
+
+
 @audit_app.command("list")
 def audit_list(home: Home, as_json: Json = False) -> None:
     """List every entry of the audit log."""

@@ -13,7 +13,8 @@ from edge_agent.errors import TrustError
 from federation.auditlog.recovery import Recovery, read
 from kit.errors import FormatError, KitError
 from pki import keys
-from tests.fakes import sealing, site
+from tests.fakes import site
+from tests.fakes.records import submit
 from tests.fakes.terminal import Terminal
 
 
@@ -21,21 +22,6 @@ def settle(path):
     database = sqlite3.connect(path)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
-
-
-def submit(federation, name):
-    """Bring a sealed blueprint to `received`, without an intake."""
-    home = federation.home(name)
-    blueprint = sealing.sealed(home)
-    with federation.open() as coordinator:
-        from coordinator import submissions
-
-        fields = sealing.begin_fields(home, blueprint)
-        submissions.begin(coordinator, name, **fields)
-        digest = blueprint.statement.digest
-        submissions.append(coordinator, name, digest, 0, blueprint.ciphertext)
-        assert submissions.commit(coordinator, name, digest).state == "received"
-    return digest
 
 
 def revoke(federation, digest):

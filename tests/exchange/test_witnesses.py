@@ -3,11 +3,10 @@
 import shutil
 import sqlite3
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 
-from coordinator import audit, logbook, registry, releases
+from coordinator import audit, logbook, registry
 from edge_agent import contact, inspection, installed
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
@@ -16,6 +15,7 @@ from federation.auditlog.events import Kind
 from kit.errors import KitError
 from pki import keys
 from tests.fakes import site
+from tests.fakes.records import publish
 from tests.fakes.terminal import Terminal
 
 
@@ -36,22 +36,6 @@ def founded(tmp_path_factory):
 def federation(founded, tmp_path):
     shutil.copytree(founded.folder, tmp_path / "federation")
     return site.Federation(tmp_path / "federation")
-
-
-def publish(federation, model=b"model"):
-    """Put a release on record, as a build does; nobody here opens it."""
-    from tests.fakes import federation as documents
-
-    with federation.open() as coordinator, coordinator.write() as tx:
-        study = registry.find_study(tx, site.STUDY)
-        made = documents.release(documents.found(), model=model, study=site.STUDY)
-        created = site.clock.rfc3339(tx.now)
-        made = documents.replace(made, study_digest=study.digest, created=created)
-        plan = SimpleNamespace(to_bytes=lambda: b"{}")
-        releases._insert(coordinator, tx, made, plan, {}, replaces=False)
-        coordinator.home.release(made.digest).parent.mkdir(exist_ok=True)
-        coordinator.home.release(made.digest).write_bytes(model)
-    return made
 
 
 def fetch(home):

@@ -1,0 +1,54 @@
+"""Erasing what a person wrote: text and salt go, the signed record and the log entry stay.
+
+Without its salt a commitment says nothing about the words; with both gone nobody, the coordinator
+included, can show or test them.
+"""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from coordinator import state
+from coordinator.context import Coordinator
+from coordinator.errors import NotFoundError
+from federation.study import Study
+from kit import canonical
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What was erased, and what still names this person."""
+
+    reviewer: str
+    reasons_erased: int
+    signed_records_that_name_them: int
+    studies_that_name_them: tuple[str, ...]
+
+
+def erase_reviewer(coordinator: Coordinator, reviewer: str) -> Erased:
+    """Delete every reason that a reviewer gave, each with its salt; erasing twice changes nothing.
+
+    The identifier itself stands in signed manifests and records, and cannot leave them: choose
+    identifiers that are no names.
+
+    Raises:
+        NotFoundError: nobody of this identifier decided anything or is named by a study.
+    """
+    table = state.approvals
+    own = table.c.reviewer == reviewer
+    with coordinator.write() as tx:
+        rows = tx.all(sa.select(table.c.salt).where(own))
+        studies = [Study.from_bytes(r.manifest) for r in tx.all(sa.select(state.studies))]
+        naming = [s.id for s in studies if reviewer in {r.name for r in s.reviewers}]
+        if not rows and not naming:
+            raise NotFoundError(
+                f"no reviewer `{canonical.printable(reviewer)}`",
+                hint="see `coordinator study show`",
+            )
+        tx.execute(sa.update(table).where(own).values(reason="", salt=b""))
+    return Erased(
+        reviewer=reviewer,
+        reasons_erased=sum(1 for row in rows if row.salt),
+        signed_records_that_name_them=len(rows),
+        studies_that_name_them=tuple(sorted(naming)),
+    )

@@ -21,8 +21,9 @@ def submit(federation, name):
     digest = blueprint.statement.digest
     with federation.open() as coordinator:
         submissions.begin(coordinator, name, **sealing.begin_fields(home, blueprint))
-        submissions.append(coordinator, name, digest, 0, blueprint.ciphertext)
-        assert submissions.commit(coordinator, name, digest).state == "received"
+        with submissions.uploading(coordinator, name, digest) as upload:
+            upload.append(0, blueprint.ciphertext)
+            assert submissions.commit(coordinator, name, digest, upload).state == "received"
     return digest
 
 

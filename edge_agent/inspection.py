@@ -16,7 +16,7 @@ from federation.blueprint.statement import CIPHERTEXT, WEIGHTS, WRAPPED_KEY
 from kit import canonical, clock
 from kit.door import note
 from kit.errors import KitError
-from kit.files import read_limited, write_atomic
+from kit.files import read_limited, sha256_file, write_atomic
 from pki import certificates
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def inspect(home: Home, run: str, *, now: datetime) -> Leaving:
         sender=home.identity.uri,
         outputs=item.outputs if sealed is None else sealed.outputs,
         architecture=item.architecture if sealed is None else sealed.architecture,
-        weights_bytes=len(item.weights),
-        weights_sha256=canonical.digest(item.weights),
+        weights_bytes=item.weights.stat().st_size,
+        weights_sha256=sha256_file(item.weights),
         privacy=words,
         mechanism=None
         if privacy.gaussian is None

@@ -26,7 +26,7 @@ from edge_agent.runs import GATE
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
 from edge_agent.trust import StatusNews, check_status, open_recipient_key
 from federation.blueprint import limits
-from federation.blueprint.envelope import Claims, Sealed, seal
+from federation.blueprint.envelope import Claims, Seal, seal_stream
 from federation.blueprint.statement import (
     SUITE,
     VERSION,
@@ -40,9 +40,17 @@ from federation.release.statement import WITHDRAWAL_TYPE, Withdrawal, sign
 from federation.study import RecipientKey, Study
 from kit import canonical, clock
 from kit.errors import KitError
-from kit.files import read_limited, write_atomic
+from kit.files import (
+    os_errors,
+    private_folder,
+    read_limited,
+    replacing,
+    sha256_file,
+    write_atomic,
+)
 from pki import certificates, kem, keys
 
+_SEALING = ".sealing"  # the folder of what is not sealed to its end
 _MAX_PEM_BYTES = 64 << 10
 
 
@@ -51,7 +59,7 @@ class Outgoing:
     """Exactly what would leave for one run, before it is sealed."""
 
     study: Study
-    weights: bytes
+    weights: Path
     architecture: dict[str, Any]
     outputs: tuple[str, ...]
     privacy: PrivacyClaim
@@ -88,7 +96,7 @@ def outgoing(home: Home, run: str) -> Outgoing:
     declared = set(options["declared_labels"])
     return Outgoing(
         study=study,
-        weights=read_limited(folder / WEIGHTS, limit=limits.MAX_PAYLOAD_BYTES, what="weights"),
+        weights=_weights(folder / WEIGHTS),
         architecture=canonical.decode(home.read(folder / ARCHITECTURE, "architecture")),
         outputs=tuple(label for label in study.classes if label in declared),
         privacy=PrivacyClaim(
@@ -102,6 +110,12 @@ def outgoing(home: Home, run: str) -> Outgoing:
             report=canonical.digest(home.read(folder / GATE, "gate report")),
         ),
     )
+
+
+def _weights(path: Path) -> Path:
+    if path.stat().st_size > limits.MAX_PAYLOAD_BYTES:
+        raise KitError(f"weights `{path}` are over {limits.MAX_PAYLOAD_BYTES} bytes")
+    return path
 
 
 def _mechanism(privacy: dict[str, Any]) -> GaussianMechanism | None:
@@ -178,16 +192,16 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
         statement = outbox.statement(folder)
         is_alive = clock.parse_rfc3339(statement.expires) > now
         is_own = statement.context.sender_cert == certificates.fingerprint(signing[0])
-        is_same = statement.file(PAYLOAD_WEIGHTS).sha256 == canonical.digest(item.weights)
+        is_same = statement.file(PAYLOAD_WEIGHTS).sha256 == sha256_file(item.weights)
         if is_alive and is_own and is_same and statement.context.kid == kid:
             return folder
         outbox.remove(folder)
-    made = _seal(home, item, key, now)
-    folder = home.outbox / made.statement.digest
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(folder / CIPHERTEXT, made.ciphertext, mode=0o600)
-    write_atomic(folder / WRAPPED, made.wrapped_key, mode=0o600)
-    write_atomic(folder / ENVELOPE, made.envelope, mode=0o600)
+    unfinished = private_folder(home.outbox / _SEALING)
+    with replacing(unfinished / CIPHERTEXT, mode=0o600) as part:
+        made = _seal(home, item, key, part, now)
+    write_atomic(unfinished / WRAPPED, made.wrapped_key, mode=0o600)
+    write_atomic(unfinished / ENVELOPE, made.envelope, mode=0o600)
+    folder = unfinished.rename(home.outbox / made.statement.digest)
     write_atomic(folder / RUN, run.encode(), mode=0o600)
     return folder
 
@@ -200,7 +214,7 @@ def waiting(home: Home, run: str) -> Path | None:
     return None
 
 
-def _seal(home: Home, item: Outgoing, recipient: RecipientKey, now: datetime) -> Sealed:
+def _seal(home: Home, item: Outgoing, recipient: RecipientKey, target: Path, now: datetime) -> Seal:
     signing = signing_chain(home)
     context = Context(
         version=VERSION,
@@ -216,14 +230,16 @@ def _seal(home: Home, item: Outgoing, recipient: RecipientKey, now: datetime) ->
         id=f"b-{secrets.token_hex(16)}",
     )
     claims = Claims(outputs=item.outputs, privacy=item.privacy, gate=item.gate, issued=now)
-    return seal(
-        item.weights,
-        item.architecture,
-        context,
-        claims,
-        recipient=recipient.public,
-        key=keys.load_signing(home.key("signing.key")),
-    )
+    with os_errors(target), item.weights.open("rb") as source, target.open("wb") as sink:
+        return seal_stream(
+            source,
+            sink,
+            item.architecture,
+            context,
+            claims,
+            recipient=recipient.public,
+            key=keys.load_signing(home.key("signing.key")),
+        )
 
 
 def _send(

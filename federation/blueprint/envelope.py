@@ -7,11 +7,13 @@ coordinator's.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import BinaryIO
 
 import numpy as np
 from cryptography import cobblestone, x509
@@ -40,19 +42,27 @@ from kit.errors import KitError
 from pki import certificates, kem, keys, verification
 from pki.identity import Identity
 
+_CHUNK_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
-    """What travels: the signed statement, and beside it the wrapped key and the ciphertext."""
+class Seal:
+    """What travels beside a ciphertext: the signed statement and the wrapped key."""
 
     envelope: bytes
     wrapped_key: bytes
-    ciphertext: bytes
 
     @property
     def statement(self) -> Statement:
         """The statement inside the (own, just made) envelope."""
         return Statement.from_bytes(dsse.parse(self.envelope, PAYLOAD_TYPE).payload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed(Seal):
+    """What travels, with the ciphertext in memory."""
+
+    ciphertext: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +90,55 @@ def seal(
         FormatError: a claim cannot be written in the format.
         IdentityError: `recipient` is not an X-Wing key.
     """
+    sink = io.BytesIO()
+    made = seal_stream(
+        io.BytesIO(weights_bytes), sink, architecture, context, claims, recipient=recipient, key=key
+    )
+    return Sealed(envelope=made.envelope, wrapped_key=made.wrapped_key, ciphertext=sink.getvalue())
+
+
+def seal_stream(
+    source: BinaryIO,
+    sink: BinaryIO,
+    architecture: Mapping[str, object],
+    context: Context,
+    claims: Claims,
+    *,
+    recipient: bytes,
+    key: keys.SigningKey,
+) -> Seal:
+    """Encrypt weights from `source`, and the architecture, into `sink`; a chunk is in memory.
+
+    Raises:
+        FormatError: a claim cannot be written in the format.
+        IdentityError: `recipient` is not an X-Wing key.
+    """
     table = canonical.encode(dict(architecture))
-    plaintext = weights_bytes + table
     content_key = cobblestone.Cobblestone256Encryptor.generate_key()
-    ciphertext = encrypt(plaintext, content_key, context.binding)
+    encryptor = cobblestone.Cobblestone256Encryptor(content_key, context.binding)
+    weights_digest, digest, length = hashlib.sha256(), hashlib.sha256(), 0
+
+    def put(data: bytes) -> None:
+        digest.update(data)
+        sink.write(data)
+
+    while chunk := source.read(_CHUNK_BYTES):
+        weights_digest.update(chunk)
+        length += len(chunk)
+        put(encryptor.update(chunk))
+    put(encryptor.update(table))
+    put(encryptor.finalize())
     wrapped = kem.wrap(content_key, recipient, info=context.binding)
     statement = Statement(
         context=context,
-        ciphertext_sha256=canonical.digest(ciphertext),
-        ciphertext_length=len(ciphertext),
+        ciphertext_sha256=digest.hexdigest(),
+        ciphertext_length=sink.tell(),
         wrapped_key_sha256=canonical.digest(wrapped),
         files=(
-            _entry(WEIGHTS, weights_bytes, 0),
-            _entry(ARCHITECTURE, table, len(weights_bytes)),
+            FileEntry(name=WEIGHTS, sha256=weights_digest.hexdigest(), offset=0, length=length),
+            FileEntry(
+                name=ARCHITECTURE, sha256=canonical.digest(table), offset=length, length=len(table)
+            ),
         ),
         task=TASK,
         outputs=claims.outputs,
@@ -105,11 +151,7 @@ def seal(
     data = statement.to_bytes()
     Statement.from_bytes(data)
     envelope = dsse.sign(data, PAYLOAD_TYPE, key, keyid=context.sender_cert)
-    return Sealed(envelope=envelope, wrapped_key=wrapped, ciphertext=ciphertext)
-
-
-def _entry(name: str, data: bytes, offset: int) -> FileEntry:
-    return FileEntry(name=name, sha256=canonical.digest(data), offset=offset, length=len(data))
+    return Seal(envelope=envelope, wrapped_key=wrapped)
 
 
 def encrypt(plaintext: bytes, key: bytes, context: bytes) -> bytes:

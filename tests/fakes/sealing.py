@@ -42,7 +42,7 @@ def sealed(home, *, run=STUDY, signer=None, weights=None, **changes):
         id="b-0",
     )
     return seal(
-        weights or item.weights,
+        weights or item.weights.read_bytes(),
         item.architecture,
         dataclasses.replace(context, **changes),
         Claims(outputs=item.outputs, privacy=item.privacy, gate=item.gate, issued=clock.utc_now()),

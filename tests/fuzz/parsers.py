@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from PIL import Image
 
+from coordinator import messages
+from edge_agent import messages as answers
 from edge_agent import trust
 from edge_agent.datasets import decode, npz
 from federation import dsse
@@ -28,6 +31,7 @@ from federation.release import statement as documents
 from federation.study import RecipientKey, Study
 from kit import canonical
 from pki import certificates, enrolment, kem, keys, verification
+from protos import exchange_pb2 as pb
 from tests.fakes import federation
 from tests.fakes.federation import NOW
 from tests.fakes.forge import TABLE, Forge
@@ -110,6 +114,16 @@ def _read_npz(data: bytes) -> None:
         path.write_bytes(data)
         npz.keys(path)
         npz.read(path, federation.CLASSES, split="train")
+
+
+def _read_answer(data: bytes) -> None:
+    """Read what a coordinator answers to a contact; gRPC refuses what is no message at all."""
+    try:
+        reply = pb.ContactReply.FromString(data)
+    except DecodeError:
+        return
+    before = trust.Before(trust=None)
+    trust.accept(answers.news(reply), pins=_WORLD.pins, site="a", before=before, now=NOW)
 
 
 def _npz_seeds() -> list[bytes]:
@@ -218,6 +232,10 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
             time="2026-01-31T12:00:00Z",
         ).to_bytes(),
     ),
+    "answer to a contact": (
+        _read_answer,
+        lambda: messages.contact_reply(_HUB.news()).SerializeToString(),
+    ),
     "state of trust": (
         trust.Trust.from_bytes,
         trust.accept(
@@ -250,6 +268,8 @@ def _one(seed: Callable[[], bytes]) -> Callable[[], list[bytes]]:
 
 for _number in range(6):  # a log that is long enough for a path
     _HUB.record(Kind.BLUEPRINT_RECEIVED, canonical.digest(bytes([_number])))
+_HUB.set_state(DIGEST, "approved", Kind.BLUEPRINT_APPROVED)
+_HUB.publish(DIGEST)
 
 TARGETS: dict[str, Target] = {
     **{name: Target(read=read, seeds=_one(seed)) for name, (read, seed) in _DOCUMENTS.items()},

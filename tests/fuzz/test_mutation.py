@@ -16,18 +16,18 @@ def forge():
 
 @pytest.fixture(scope="module")
 def tally(forge):
-    return mutation.fuzz(2_000, seed=mutation.DEFAULT_SEED, forge=forge)
+    return mutation.fuzz(1_500, seed=mutation.DEFAULT_SEED, forge=forge)
 
 
 def test_nothing_opens_that_no_honest_site_could_have_sent(forge, tally):
     forge.verifier.open(forge.honest)
     assert tally.accepted == []
-    assert sum(tally.refused.values()) + tally.honest == tally.made == 2_000
+    assert sum(tally.refused.values()) + tally.honest == tally.made == 1_500
     assert 2 * tally.signed_again >= tally.made
 
 
 def test_every_step_refuses_its_share(tally):
-    assert min(tally.refused[step] for step in mutation.STEPS) >= 20
+    assert min(tally.refused[step] for step in mutation.STEPS) >= 15
 
 
 def test_an_untruth_is_refused_by_the_step_it_was_made_for(tally):
@@ -73,7 +73,7 @@ def command(count):
 
 
 def test_the_command_prints_the_table_and_fails_when_a_step_is_rare():
-    enough = command(1_000)
+    enough = command(600)
     assert enough.returncode == 0, enough.stderr
     assert "accepted otherwise 0; seed 5" in enough.stdout
     few = command(100)

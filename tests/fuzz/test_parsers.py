@@ -19,7 +19,7 @@ from kit.errors import KitError
 from tests.fuzz.edits import edit_bytes, edit_json
 from tests.fuzz.parsers import MIB, TARGETS
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "30"))
 LONGEST = timedelta(seconds=20)  # one document; a busy machine, and no reader works for seconds
 
 

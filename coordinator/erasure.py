@@ -33,6 +33,7 @@ def erase_reviewer(coordinator: Coordinator, reviewer: str) -> Erased:
 
     Raises:
         NotFoundError: nobody of this identifier decided anything or is named by a study.
+        KitError: it is erased, but the journal of the database is in use; run it again.
     """
     table = state.approvals
     own = table.c.reviewer == reviewer
@@ -46,6 +47,7 @@ def erase_reviewer(coordinator: Coordinator, reviewer: str) -> Erased:
                 hint="see `coordinator study show`",
             )
         tx.execute(sa.update(table).where(own).values(reason="", salt=b""))
+    coordinator.state.fold_journal()
     return Erased(
         reviewer=reviewer,
         reasons_erased=sum(1 for row in rows if row.salt),

@@ -26,6 +26,7 @@ from kit.files import exclusive
 SCHEMA_VERSION = migrations.NEWEST
 SERVE_LOCK = "serve.lock"
 _BUSY_TIMEOUT_MS = 30_000
+_POOLED = 8  # connections kept open
 
 metadata = sa.MetaData()
 
@@ -336,6 +337,21 @@ class State:
             hint = "free some space and run the same command again" if "full" in text else None
             raise KitError(f"the coordinator's state cannot be used: {text}", hint=hint) from error
 
+    def fold_journal(self) -> None:
+        """Write the journal into the database and empty it: what was deleted is then in neither.
+
+        Raises:
+            KitError: somebody is reading it.
+        """
+        with self._engine.connect() as connection:
+            cursor = connection.connection.cursor()  # outside any transaction
+            busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise KitError(
+                "the database's journal is in use and may still hold what was erased",
+                hint="run the same command again; it is emptied by the next one that finds it free",
+            )
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
@@ -353,7 +369,9 @@ def _schema_of(tx: Transaction) -> int:
 
 
 def _engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+    # Closing the last connection folds the journal into the database: a pool spares every
+    # transaction that. No limit: a call that waits for a connection would wait for a stranger.
+    engine = sa.create_engine(f"sqlite:///{path}", pool_size=_POOLED, max_overflow=-1)
 
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:

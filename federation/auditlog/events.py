@@ -4,7 +4,7 @@ No name of a person, no free text, no count of patients. Sites appear under the 
 were given at enrolment; the table that resolves it stays outside the log.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
@@ -71,8 +71,11 @@ class Event:
         Raises:
             FormatError: a value has no place in the log.
         """
-        leaf = canonical.encode(asdict(self) | {"version": VERSION})
-        type(self).from_leaf(leaf)
+        table = {name: getattr(self, name) for name in self.__slots__} | {"version": VERSION}
+        self._checked(table | {"kind": str(self.kind)})
+        leaf = canonical.encode(table)
+        if len(leaf) > MAX_LEAF_BYTES:
+            raise FormatError(f"a log entry is over {MAX_LEAF_BYTES} bytes")
         return leaf
 
     @classmethod
@@ -82,8 +85,11 @@ class Event:
         Raises:
             FormatError: it is not one.
         """
-        names = set(cls.__slots__) | {"version"}
-        table = canonical.fields(canonical.decode(leaf, limit=MAX_LEAF_BYTES), names, what="leaf")
+        return cls._checked(canonical.decode(leaf, limit=MAX_LEAF_BYTES))
+
+    @classmethod
+    def _checked(cls, value: Any) -> Self:
+        table = dict(canonical.fields(value, set(cls.__slots__) | {"version"}, what="leaf"))
         canonical.version(table.pop("version"), expected=VERSION, what="leaf")
         try:
             table["kind"] = Kind(table["kind"])

@@ -80,7 +80,12 @@ def test_a_reason_is_erased_and_log_quorum_and_receipts_stand(pending):
         assert approval.commitment(row.reason, row.salt).encode() in b"".join(
             logbook.page(coordinator, 0)
         )
+        with pending.open() as beside, beside.write() as tx:  # as a running server has it
+            tx.put("seen", "now")
+            assert any(MARKS[0] in p.read_bytes() for p in pending.hub.glob("state.sqlite*"))
         done = erasure.erase_reviewer(coordinator, "reviewer-1")
+        for path in pending.hub.glob("state.sqlite*"):
+            assert not any(mark in path.read_bytes() for mark in MARKS), path
         assert dataclasses.astuple(done) == ("reviewer-1", 1, 1, (site.STUDY,))
         row = approvals(coordinator)[0]
         assert (row.reason, row.salt) == ("", b"")

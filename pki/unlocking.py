@@ -4,6 +4,7 @@ A command line names its sources of passphrases once, by `use`; every key that i
 afterwards is opened and sealed with them.
 """
 
+import resource
 import threading
 from collections.abc import Iterator
 from typing import Protocol
@@ -85,12 +86,20 @@ def _find(protection: Protection, what: str) -> tuple[str, bytes]:
     was_tried = False
     for candidate in _source.candidates(what):
         try:
-            return candidate, protection.open(candidate)
+            key = protection.open(candidate)
         except WrongPassphraseError:
             was_tried = True
+        else:
+            _forbid_core_dumps()
+            return candidate, key
     if was_tried:
         raise WrongPassphraseError(
             f"wrong passphrase for {what}, or its protection was altered",
             hint="nothing was changed; try again",
         )
     raise IdentityError(f"{what} needs a passphrase", hint=_source.hint())
+
+
+def _forbid_core_dumps() -> None:
+    """Keep opened keys out of core files; swap and a debugger remain."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

@@ -1,4 +1,5 @@
 import os
+import resource
 import stat
 import time
 from dataclasses import replace
@@ -314,3 +315,19 @@ def test_costs_may_rise_with_a_new_passphrase():
         again = own.rewrap(key, OTHER)
     assert (again.cost, again.id) == (dearer, own.id)
     assert Protection.from_bytes(again.to_bytes()).open(OTHER) == key
+
+
+def test_an_opened_key_goes_into_no_core_file(home):
+    protecting.protect(home, words)
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        unlocking.use(Words((OTHER,)))
+        with pytest.raises(WrongPassphraseError):
+            keys.load_tls(home.home / "keys" / "tls.key")
+        assert resource.getrlimit(resource.RLIMIT_CORE)[0] == before[1]
+        unlocking.use(Words())
+        keys.load_tls(home.home / "keys" / "tls.key")
+        assert resource.getrlimit(resource.RLIMIT_CORE)[0] == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)

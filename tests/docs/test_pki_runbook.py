@@ -74,7 +74,7 @@ class Stage:
         self.ports, self.server, self.code = free_ports(2), None, "????-????"
         for place in PLACES:
             (folder / place[1:]).mkdir(parents=True)
-        for medium in ("safe", "weber", "okafor", "officer", "stick", "backup"):
+        for medium in ("safe", "weber", "okafor", "officer", "stick", "backup", "mirror"):
             (folder / "media" / medium).mkdir()
         for name, words in {**WORDS, "pin": softhsm.PIN}.items():
             path = folder / "run" / "secrets" / name

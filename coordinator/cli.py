@@ -94,6 +94,9 @@ def init(
         int, typer.Option(help="Other sites that vouch for the log before a site takes a release.")
     ] = 1,
     protect_keys: ProtectKeys = False,
+    stick_days: Annotated[
+        int, typer.Option(min=1, max=100, help="Days a file for a site without a line is valid.")
+    ] = 35,
     as_json: Json = False,
 ) -> None:
     """Found a federation: keys, certificates, an empty audit log."""
@@ -108,6 +111,7 @@ def init(
         listen=listen,
         threads=threads,
         revocation_grace_hours=grace_hours,
+        stick_days=stick_days,
     )
     new = (lambda: ctx.obj.new("the coordinator's keys")) if protect_keys else None
     result = founding.found(
@@ -146,15 +150,21 @@ def token(
     home: Home,
     site: Annotated[str, typer.Argument(help="The new site's id.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the token file.")],
+    hours: Annotated[
+        int,
+        typer.Option(min=1, max=720, help="Its life; more than 24 only for a site without a line."),
+    ] = 24,
     as_json: Json = False,
 ) -> None:
     """Invite a site: write a token file to hand over safely; valid once, for 24 hours."""
+    from datetime import timedelta
+
     from coordinator import registry
     from coordinator.context import Coordinator
     from kit.files import write_secret
 
     with Coordinator.open(home) as coordinator:
-        made = registry.issue_token(coordinator, site)
+        made = registry.issue_token(coordinator, site, lifetime=timedelta(hours=hours))
     write_secret(out, made.to_bytes())
     result = {"site": site, "token": str(out), "expires": clock.rfc3339(made.expires)}
     door.emit(result, as_json=as_json)
@@ -178,14 +188,21 @@ def sites_confirm(
     home: Home,
     site: Annotated[str, typer.Argument(help="The site's id.")],
     code: Annotated[str, typer.Option("--code", help="The code the site reads out to you.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Also write the file for a site without a line."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Issue a site's certificates after its operator read out the code by telephone."""
-    from coordinator import registry
+    from coordinator import registry, stick
     from coordinator.context import Coordinator
 
     with Coordinator.open(home) as coordinator:
-        door.emit(registry.confirm(coordinator, site, code), as_json=as_json)
+        confirmed = registry.confirm(coordinator, site, code)
+        if out is not None:
+            stick.export(coordinator, site, out)
+        door.emit(confirmed, as_json=as_json)
 
 
 @sites_app.command("revoke")
@@ -403,6 +420,40 @@ class _BuildProgress:
         if what != self._phase:
             self._phase, self._progress = what, Progress(what, total)
         self._progress.update(done)
+
+
+@app.command("import")
+def import_file(
+    home: Home,
+    file: Annotated[Path, typer.Argument(help="A file that a site wrote with --to-file.")],
+    as_json: Json = False,
+) -> None:
+    """Take in a file from a site without a line: a request, a blueprint, a withdrawal."""
+    from coordinator import stick
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(stick.import_file(coordinator, file), as_json=as_json)
+
+
+@app.command()
+def export(
+    home: Home,
+    site: Annotated[str, typer.Argument(help="The site's id.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the file.")],
+    study: Annotated[
+        list[str] | None,
+        typer.Option(help="Carry the model of this study only; repeat. Default: of every study."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the file for a site without a line: news, receipts, certificates, models."""
+    from coordinator import stick
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        result = stick.export(coordinator, site, out, studies=study or ())
+    door.emit(result, as_json=as_json)
 
 
 @app.command()

@@ -17,14 +17,13 @@ from typing import Any
 
 import grpc
 
-from coordinator import contact as contacts
 from coordinator import (
     leftovers,
     logbook,
     messages,
-    papers,
     registry,
     releases,
+    requests,
     revocation,
     staging,
     submissions,
@@ -94,34 +93,24 @@ class _Exchange(stubs.ExchangeServicer):
         self._transfers = transfers
 
     def Contact(self, request: Any, site: str) -> Any:
-        news = contacts.contact(self._coordinator, site, request.known_size, request.first_leaf)
-        return messages.contact_reply(news)
+        return messages.contact_reply(requests.contact(self._coordinator, site, request))
 
     def Leaves(self, request: Any, _site: str) -> Any:
         return pb.LeavesReply(leaves=logbook.page(self._coordinator, request.first))
 
     def Cosign(self, request: Any, site: str) -> Any:
-        logbook.take_cosignature(self._coordinator, site, request.size, request.signature)
+        requests.cosign(self._coordinator, site, request)
         return pb.CosignReply()
 
     def Renew(self, request: Any, site: str) -> Any:
-        renewed = registry.renew(self._coordinator, site, request.tls_request)
-        return pb.RenewReply(tls_chain=renewed)
+        return pb.RenewReply(tls_chain=requests.renew(self._coordinator, site, request))
 
     def Begin(self, request: Any, site: str) -> Any:
         digest, uploads = submissions.digest_of(request.envelope), self._transfers.uploads
         uploads.reserve(site, digest)  # before any arithmetic is spent on it
         progress = None
         try:
-            progress = submissions.begin(
-                self._coordinator,
-                site,
-                study_digest=request.study_digest,
-                envelope=request.envelope,
-                signing_chain=request.signing_chain,
-                wrapped_key=request.wrapped_key,
-                given=papers.Given(outbound=request.outbound, officer=request.officer),
-            )
+            progress = requests.begin(self._coordinator, site, request)
         finally:
             if progress is None or progress.state != submissions.BlueprintState.RECEIVING:
                 uploads.release(site, digest)
@@ -145,8 +134,7 @@ class _Exchange(stubs.ExchangeServicer):
             return submissions.commit(self._coordinator, site, digest, upload)
 
     def Withdraw(self, request: Any, site: str) -> Any:
-        signing = certificates.from_pem(request.signing_chain)
-        digest = revocation.withdraw(self._coordinator, site, request.envelope, signing)
+        digest = requests.withdraw(self._coordinator, site, request)
         return messages.status(submissions.one_status(self._coordinator, site, digest))
 
     def Download(self, request: Any, site: str) -> Iterator[Any]:

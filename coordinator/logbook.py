@@ -19,7 +19,7 @@ MAX_PAGE_LEAVES = 4096
 MAX_PAGE_BYTES = 1 << 20
 MAX_ENTRIES_A_DAY = 100  # that one site may cause
 KEPT_COSIGNATURES = 100  # of one site: enough that others' receipts find a common checkpoint
-_CLOCK_SLACK = timedelta(hours=1)
+CLOCK_SLACK = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +113,19 @@ def checkpoint(coordinator: Coordinator) -> str:
         return Proofs(coordinator, tx).checkpoint
 
 
-def take_cosignature(coordinator: Coordinator, site: str, size: int, line: str) -> None:
-    """Keep what a site signed as a witness of the first `size` entries.
+def take_cosignature(
+    coordinator: Coordinator,
+    site: str,
+    size: int,
+    line: str,
+    *,
+    oldest: timedelta = CLOCK_SLACK,
+) -> None:
+    """Keep what a site signed as a witness of the first `size` entries, at most `oldest` ago.
 
     Raises:
         NotAllowedError: the site is not active.
-        FormatError: it is not this site's cosignature, or its time is an hour off.
+        FormatError: it is not this site's cosignature, or its time is off.
         IdentityError: it fits another log than this one.
         StateError: this log is not that large.
     """
@@ -132,7 +139,7 @@ def take_cosignature(coordinator: Coordinator, site: str, size: int, line: str) 
         head = Checkpoint(origin=coordinator.log_origin, size=size, root=tree.root(size))
         name = witness_name(head.origin, row.pseudonym)
         at = head.check_cosignature(line, name=name, key=row.witness_key)
-        if abs(at - tx.now) > _CLOCK_SLACK:
+        if not -CLOCK_SLACK <= tx.now - at <= oldest:
             raise FormatError("the cosignature's time is not now", hint="set the site's clock")
         _keep_cosignature(tx, row.pseudonym, size, line, clock.rfc3339(at))
 

@@ -159,12 +159,18 @@ def enrol(
         )
     if row.state != ACTIVE:
         return EnrolmentReply(confirmed=False, tls_chain=b"", signing_chain=b"", pseudonym="")
-    return EnrolmentReply(
-        confirmed=True,
-        tls_chain=row.tls_chain,
-        signing_chain=row.signing_chain,
-        pseudonym=row.pseudonym,
-    )
+    return _confirmed(row)
+
+
+def invited(coordinator: Coordinator, token: str) -> str:
+    """Return the site that a token was made for.
+
+    Raises:
+        NotAllowedError: unknown token.
+    """
+    with coordinator.state.read() as tx:
+        site: str = _invitation(tx, token).id
+    return site
 
 
 def _invitation(tx: Transaction, token: str) -> sa.Row[Any]:
@@ -356,6 +362,43 @@ def authenticate(coordinator: Coordinator, chain: Sequence[x509.Certificate]) ->
                 .values(tls_previous=None)
             )
     return who.name
+
+
+def authenticate_signer(coordinator: Coordinator, chain: Sequence[x509.Certificate]) -> str:
+    """Return the site that a document-signing chain proves, where there is no channel to prove one.
+
+    Raises:
+        IdentityError: the chain does not prove a signer of this federation.
+        NotAllowedError: the site is not active, or this is not its registered certificate.
+    """
+    who = verification.verify_signing(chain, root=coordinator.root, now=coordinator.now())
+    if who.role is not identity.Role.SITE or who.federation != coordinator.config.federation:
+        raise NotAllowedError("the certificate is not that of a site of this federation")
+    with coordinator.state.read() as tx:
+        row = active_site(tx, who.name)
+    if certificates.fingerprint(chain[0]) != row.signing_fingerprint:
+        raise NotAllowedError("the signing certificate is not the current one of this site")
+    return who.name
+
+
+def issued_to(coordinator: Coordinator, site: str) -> EnrolmentReply:
+    """Return the certificates that an active site holds, or is to fetch.
+
+    Raises:
+        NotAllowedError: the site is not active.
+    """
+    with coordinator.state.read() as tx:
+        row = active_site(tx, site)
+    return _confirmed(row)
+
+
+def _confirmed(row: sa.Row[Any]) -> EnrolmentReply:
+    return EnrolmentReply(
+        confirmed=True,
+        tls_chain=row.tls_chain,
+        signing_chain=row.signing_chain,
+        pseudonym=row.pseudonym,
+    )
 
 
 def touch(tx: Transaction, site: str) -> None:

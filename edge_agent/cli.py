@@ -37,6 +37,14 @@ StudyName = Annotated[str, typer.Option("--study", help="The study's id.")]
 Data = Annotated[
     Path, typer.Option("--data", help="A folder of class folders, or an .npz with MedMNIST keys.")
 ]
+ToFile = Annotated[
+    Path | None,
+    typer.Option("--to-file", help="Without a line: write the file for `coordinator import`."),
+]
+FromFile = Annotated[
+    Path | None,
+    typer.Option("--from-file", help="Without a line: read the file of `coordinator export`."),
+]
 Run = Annotated[str, typer.Option("--run", help="The run's name; default: the study's id.")]
 ProtectKeys = Annotated[
     bool, typer.Option("--protect-keys", help="Put the keys under a passphrase from the start.")
@@ -114,6 +122,8 @@ def enroll(
         str | None,
         typer.Option(help="An HTTP CONNECT proxy to go through, as http://host:port; kept."),
     ] = None,
+    to_file: ToFile = None,
+    from_file: FromFile = None,
     as_json: Json = False,
 ) -> None:
     """Enrol this site; run it again after the coordinator confirmed the code."""
@@ -132,6 +142,16 @@ def enroll(
         new_passphrase=(lambda: ctx.obj.new("this site's keys")) if protect_keys else None,
         token=TokenUri.parse(hsm) if hsm else None,
     )
+    if _one_way(to_file, from_file):
+        from edge_agent import stick
+
+        request = enrolment.prepare(
+            home, token, epsilon=lifetime_epsilon, delta=lifetime_delta, keeping=keeping
+        )
+        if policy is not None:
+            outbound.set_policy(Home(home.absolute()), policy)
+        door.emit(stick.enrol(request, to_file, from_file, now=clock.utc_now()), as_json=as_json)
+        return
     try:
         result = enrolment.enrol(
             home,
@@ -229,11 +249,21 @@ def inspect(
 
 
 @app.command()
-def submit(home: HomeDir, study: StudyName, run: Run = "", as_json: Json = False) -> None:
+def submit(
+    home: HomeDir,
+    study: StudyName,
+    run: Run = "",
+    to_file: ToFile = None,
+    as_json: Json = False,
+) -> None:
     """Seal a finished run and bring it to the coordinator; goes on where it was cut off."""
-    from edge_agent import submission
+    from edge_agent import stick, submission
     from edge_agent.home import Home
 
+    if to_file is not None:
+        written = stick.submit(Home.open(home), run or study, to_file, now=clock.utc_now())
+        door.emit(written, as_json=as_json)
+        return
     bar = Progress("upload (KiB)", 0)
     result = submission.submit(
         Home.open(home),
@@ -246,20 +276,36 @@ def submit(home: HomeDir, study: StudyName, run: Run = "", as_json: Json = False
 
 
 @app.command()
-def status(home: HomeDir, as_json: Json = False) -> None:
+def status(
+    home: HomeDir, to_file: ToFile = None, from_file: FromFile = None, as_json: Json = False
+) -> None:
     """Ask the coordinator for news, verify it, and show where this site stands."""
-    from edge_agent import inspection
+    from edge_agent import inspection, stick
     from edge_agent.home import Home
 
-    door.emit(inspection.status(Home.open(home), now=clock.utc_now()), as_json=as_json)
+    agent, now = Home.open(home), clock.utc_now()
+    _one_way(to_file, from_file)
+    if to_file is not None:
+        door.emit(stick.write(agent, to_file, now=now, asks={}), as_json=as_json)
+    elif from_file is not None:
+        world = stick.visit(agent, from_file, now=now)
+        door.emit(inspection.standing(agent, world), as_json=as_json)
+    else:
+        door.emit(inspection.status(agent, now=now), as_json=as_json)
 
 
 @app.command()
-def fetch(home: HomeDir, study: StudyName, as_json: Json = False) -> None:
+def fetch(
+    home: HomeDir, study: StudyName, from_file: FromFile = None, as_json: Json = False
+) -> None:
     """Install the newest release of a study, after verifying everything about it."""
-    from edge_agent import installed
+    from edge_agent import installed, stick
     from edge_agent.home import Home
 
+    if from_file is not None:
+        found = stick.fetch(Home.open(home), study, from_file, now=clock.utc_now())
+        door.emit(found, as_json=as_json)
+        return
     result = installed.fetch(Home.open(home), study, got=_kibibytes("download"), tell=door.note)
     door.emit(result, as_json=as_json)
 
@@ -275,12 +321,14 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict images with the installed release; research use only, not a medical device."""
-    from edge_agent import inference, inspection, installed
+    from edge_agent import inference, inspection, installed, stick
     from edge_agent.datasets.load import load_images
     from edge_agent.home import Home
     from kit.files import write_atomic
 
     agent, now = Home.open(home), clock.utc_now()
+    for warning in stick.warnings(agent, now):
+        door.note(warning)
     found, rule = installed.load(agent, study, now=now), agent.study(study)
     model = inference.open_model(found.model, contract=found.contract(rule))
     images = load_images(data, rule.image, rule.classes)
@@ -320,13 +368,19 @@ def withdraw(
     home: HomeDir,
     study: StudyName,
     reason: Annotated[str, typer.Option(help="Why; only a commitment to it is sent.")],
+    to_file: ToFile = None,
     as_json: Json = False,
 ) -> None:
     """Take this site's blueprint back: out of use at once, shredded after the grace period."""
-    from edge_agent import submission
+    from edge_agent import stick, submission
     from edge_agent.home import Home
 
-    status_now = submission.withdraw(Home.open(home), study, reason=reason, now=clock.utc_now())
+    agent, now = Home.open(home), clock.utc_now()
+    if to_file is not None:
+        written = stick.withdraw(agent, study, to_file, reason=reason, now=now)
+        door.emit(written, as_json=as_json)
+        return
+    status_now = submission.withdraw(agent, study, reason=reason, now=now)
     result = {"blueprint": status_now.digest, "state": status_now.state}
     door.emit(result, as_json=as_json)
 
@@ -507,6 +561,13 @@ def _a_home(home: Path | None) -> "Home":
     if home is None:
         raise KitError("nothing to work on", hint="give --home DIR, or --key FILE")
     return Home.open(home)
+
+
+def _one_way(to_file: Path | None, from_file: Path | None) -> bool:
+    """Say whether a file takes the place of the line; it goes one way at a time."""
+    if to_file is not None and from_file is not None:
+        raise KitError("--to-file and --from-file are two trips", hint="run them one by one")
+    return to_file is not None or from_file is not None
 
 
 def _kibibytes(what: str) -> Callable[[int, int], None]:

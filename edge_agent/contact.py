@@ -16,6 +16,7 @@ from kit import clock
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import certificates, keys, verification
+from pki.errors import IdentityError
 
 _MAX_PEM_BYTES = 64 << 10
 # A release that is published again is shown from its last publication on.
@@ -248,10 +249,7 @@ def _purge_outbox(home: Home, world: World) -> None:
 
 def _renew(home: Home, exchange: Exchange, now: datetime) -> None:
     """Replace the TLS certificate at two thirds of its life; the old one works until then."""
-    chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
-    leaf = certificates.from_pem(chain)[0]
-    lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-    if now < leaf.not_valid_before_utc + lifetime * 2 / 3:
+    if not _is_renewal_due(home, now):
         return
     key = keys.successor_tls(home.key("tls.key"))
     fresh = exchange.renew(certificates.request(key))
@@ -262,3 +260,51 @@ def _renew(home: Home, exchange: Exchange, now: datetime) -> None:
     keys.save(home.next_tls_key, key)
     write_atomic(home.tls_chain, fresh)
     home.settle_tls_key(fresh_chain[0].public_key())
+
+
+def _is_renewal_due(home: Home, now: datetime) -> bool:
+    leaf = certificates.from_pem(_tls_chain(home))[0]
+    lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    return now >= leaf.not_valid_before_utc + lifetime * 2 / 3
+
+
+def renewal_request(home: Home, now: datetime) -> bytes | None:
+    """Return the request for a fresh TLS certificate if one is due, for an answer by post.
+
+    Its key is kept until the answer comes; asking again asks for the same key.
+    """
+    if not _is_renewal_due(home, now):
+        return None
+    if not home.next_tls_key.is_file():
+        keys.save(home.next_tls_key, keys.successor_tls(home.key("tls.key")))
+    return certificates.request(keys.load_tls(home.next_tls_key))
+
+
+def keep_certificates(
+    home: Home, *, tls_chain: bytes, signing_chain: bytes, issued: datetime
+) -> None:
+    """Keep the certificates that came by post, if they are for keys that are here.
+
+    A TLS certificate lives for days: it must hold when it was sent, and may be over on arrival.
+
+    Raises:
+        IdentityError: they do not prove this site.
+    """
+    root = certificates.from_der(home.pins.root_der)
+    tls, signing = certificates.from_pem(tls_chain), certificates.from_pem(signing_chain)
+    if (
+        verification.verify_tls_client(tls, root=root, now=issued) != home.identity
+        or verification.verify_signing(signing, root=root, now=issued) != home.identity
+    ):
+        raise IdentityError("the coordinator sent certificates of another site")
+    own_signing = keys.load_signing(home.key("signing.key")).public_key()
+    if signing[0].public_key() == own_signing:
+        write_atomic(home.signing_chain, signing_chain)
+    held = [path for path in (home.key("tls.key"), home.next_tls_key) if path.is_file()]
+    if tls[0].public_key() in [keys.load_tls(path).public_key() for path in held]:
+        write_atomic(home.tls_chain, tls_chain)
+        home.settle_tls_key(tls[0].public_key())
+
+
+def _tls_chain(home: Home) -> bytes:
+    return read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")

@@ -106,7 +106,8 @@ def enrol(
             f"waiting for confirmation; the code of this site is {request.code}",
             hint="read it out to the coordinator by telephone, then run the same command again",
         )
-    return settle(request, reply, issued=clock.utc_now())
+    now = clock.utc_now()
+    return settle(request, reply, issued=now, now=now)
 
 
 def prepare(
@@ -248,7 +249,7 @@ def _kept_request(path: Path, key: keys.PrivateKey) -> bytes:
     return read_limited(path, limit=certificates.MAX_REQUEST_BYTES, what="certificate request")
 
 
-def settle(request: Request, reply: EnrolReply, *, issued: datetime) -> Enrolled:
+def settle(request: Request, reply: EnrolReply, *, issued: datetime, now: datetime) -> Enrolled:
     """Keep the certificates of a confirmed request; the home is enrolled then.
 
     `issued` is when the coordinator said so: the TLS certificate, which lives for days, must hold
@@ -262,7 +263,7 @@ def settle(request: Request, reply: EnrolReply, *, issued: datetime) -> Enrolled
     tls_chain = certificates.from_pem(reply.tls_chain)
     proven = verification.verify_tls_client(tls_chain, root=root, now=issued)
     signing = certificates.from_pem(reply.signing_chain)
-    signer = verification.verify_signing(signing, root=root, now=clock.utc_now())
+    signer = verification.verify_signing(signing, root=root, now=now)
     if (proven.name, proven.federation) != (token.site, token.pins.federation) or signer != proven:
         raise IdentityError("the coordinator issued certificates for another site")
     _check_keys(pending, tls_chain[0].public_key(), signing[0].public_key())

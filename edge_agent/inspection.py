@@ -160,6 +160,11 @@ def status(home: Home, *, now: datetime) -> Standing:
     """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
+    return standing(home, world)
+
+
+def standing(home: Home, world: trust.World) -> Standing:
+    """Say where things stand after a contact."""
     names = {offer.study.digest: offer.study.id for offer in world.studies}
     chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
     return Standing(

@@ -7,6 +7,7 @@ Invariants:
   lost payload costs no epsilon and no second statement.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from edge_agent.outbox import CIPHERTEXT, ENVELOPE, RUN, WRAPPED
 from edge_agent.runs import GATE
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
 from edge_agent.trust import StatusNews, check_status, open_recipient_key
+from federation.auditlog.checkpoint import Receipt
+from federation.auditlog.events import Event, Kind
 from federation.blueprint import limits
 from federation.blueprint.envelope import Claims, Seal, seal_stream
 from federation.blueprint.statement import (
@@ -51,6 +54,7 @@ from kit.files import (
 from pki import certificates, kem, keys
 
 _SEALING = ".sealing"  # the folder of what is not sealed to its end
+ENDED = (Kind.BLUEPRINT_REFUSED, Kind.BLUEPRINT_REJECTED, Kind.BLUEPRINT_REVOKED)
 _MAX_PEM_BYTES = 64 << 10
 
 
@@ -309,8 +313,6 @@ def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> Stat
     Raises:
         KitError: this site has no blueprint in that study, or the coordinator refuses.
     """
-    import hashlib
-
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
         study = home.study(study_name)
@@ -321,19 +323,51 @@ def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> Stat
         ]
         if not own:
             raise KitError(f"this site has nothing to withdraw in study `{study_name}`")
-        salt = secrets.token_bytes(16)
-        order = Withdrawal(
-            blueprint=own[-1].digest,
-            study_digest=study.digest,
-            reason_commitment=hashlib.sha256(b"reason v1" + salt + reason.encode()).hexdigest(),
-            time=clock.rfc3339(now),
-        )
-        chain = signing_chain(home)
-        key = keys.load_signing(home.key("signing.key"))
-        envelope = sign(order.to_bytes(), WITHDRAWAL_TYPE, key, chain[0])
-        exchange.withdraw(envelope, certificates.pem(*chain))
+        digest = own[-1].digest
+        order = withdrawal(home, digest, study, reason=reason, now=now)
+        exchange.withdraw(order, certificates.pem(*signing_chain(home)))
         after = contact.contact(home, exchange)  # what counts is what the log now says
-        return next(s for s in after.blueprints if s.digest == order.blueprint)
+        return next(s for s in after.blueprints if s.digest == digest)
+
+
+def withdrawal(home: Home, digest: str, study: Study, *, reason: str, now: datetime) -> bytes:
+    """Return the signed order that takes a blueprint back; of `reason` it has a commitment only."""
+    salt = secrets.token_bytes(16)
+    order = Withdrawal(
+        blueprint=digest,
+        study_digest=study.digest,
+        reason_commitment=hashlib.sha256(b"reason v1" + salt + reason.encode()).hexdigest(),
+        time=clock.rfc3339(now),
+    )
+    key = keys.load_signing(home.key("signing.key"))
+    return sign(order.to_bytes(), WITHDRAWAL_TYPE, key, signing_chain(home)[0])
+
+
+def own_blueprint(home: Home, study: Study) -> str:
+    """Return the digest of this site's blueprint in a study, from what is kept here.
+
+    The newest one in the log, by this site's receipts; else the one in the outbox, which may have
+    arrived without an answer.
+
+    Raises:
+        KitError: there is none.
+    """
+    arrived: dict[str, int] = {}
+    ended = set()
+    for _, entry in contact.receipts(home):
+        event = Event.from_leaf(entry.leaf)
+        if event.kind is Kind.BLUEPRINT_RECEIVED and event.details.get("study") == study.digest:
+            arrived[event.subject] = Receipt.from_text(entry.receipt).index
+        if event.kind in ENDED:
+            ended.add(event.subject)
+    alive = [digest for digest in arrived if digest not in ended]
+    if alive:
+        return max(alive, key=lambda digest: arrived[digest])
+    for folder in home.outbox.iterdir():
+        is_sealed = folder.name not in ended and (folder / RUN).is_file()
+        if is_sealed and outbox.statement(folder).context.study_digest == study.digest:
+            return folder.name
+    raise KitError(f"this site has nothing to withdraw in study `{study.id}`")
 
 
 def signing_chain(home: Home) -> tuple[x509.Certificate, ...]:

@@ -3,11 +3,13 @@
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kit.errors import KitError
@@ -33,8 +35,10 @@ def write_secret(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int = 0o644, keeps_modes: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename it over `path`.
+
+    `keeps_modes` is False on a foreign medium: FAT knows no modes and may refuse to set one.
 
     Raises:
         KitError: the disk is full or the folder cannot be written.
@@ -46,7 +50,8 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
         part = Path(name)
         try:
             yield part
-            part.chmod(mode)
+            with suppress(*() if keeps_modes else (PermissionError,)):
+                part.chmod(mode)
             fsync(part)
             part.replace(path)
             fsync(path.parent)
@@ -86,6 +91,48 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def open_foreign(path: Path, *, what: str) -> Iterator[tuple[io.FileIO, int]]:
+    """Open a file on somebody else's medium; yields the stream and the length in bytes.
+
+    Links are not followed, and pipes and devices are refused before a byte is read from them.
+
+    Raises:
+        KitError: the file is missing, unreadable, or no plain file.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise KitError(f"{what} `{path}` is a link; links are not followed") from error
+        words = "does not exist" if error.errno == errno.ENOENT else "cannot be read"
+        raise KitError(f"{what} `{path}` {words}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise KitError(f"{what} `{path}` is not a plain file")
+    # Unbuffered: what is read is what lies there now, so a change shows in the digest.
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        yield stream, status.st_size
+
+
+@contextmanager
+def medium_errors() -> Iterator[None]:
+    """Turn a medium that fails while it is read into one clear line.
+
+    Raises:
+        KitError: it did.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise KitError(
+            f"the medium cannot be read: {(error.strerror or str(error)).lower()}",
+            hint="was it pulled out? copy the file again, to another stick",
+        ) from error
 
 
 def read_limited(path: Path, *, limit: int, what: str) -> bytes:

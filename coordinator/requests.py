@@ -1,0 +1,50 @@
+"""Messages to service calls: one reading of each, whichever door it came through.
+
+A field that a message gains is read here once, so that no door forgets it.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from coordinator import contact as contacts
+from coordinator import logbook, papers, registry, revocation, submissions
+from coordinator.contact import News
+from coordinator.context import Coordinator
+from coordinator.submissions import Progress
+from pki import certificates
+
+
+def contact(coordinator: Coordinator, site: str, request: Any) -> News:
+    """Answer `ContactRequest`; raises as `coordinator.contact.contact`."""
+    return contacts.contact(coordinator, site, request.known_size, request.first_leaf)
+
+
+def cosign(
+    coordinator: Coordinator, site: str, request: Any, *, oldest: timedelta = logbook.CLOCK_SLACK
+) -> None:
+    """Take `CosignRequest`; raises as `coordinator.logbook.take_cosignature`."""
+    logbook.take_cosignature(coordinator, site, request.size, request.signature, oldest=oldest)
+
+
+def renew(coordinator: Coordinator, site: str, request: Any) -> bytes:
+    """Take `RenewRequest`; raises as `coordinator.registry.renew`."""
+    return registry.renew(coordinator, site, request.tls_request)
+
+
+def begin(coordinator: Coordinator, site: str, request: Any) -> Progress:
+    """Take `BeginRequest`; raises as `coordinator.submissions.begin`."""
+    return submissions.begin(
+        coordinator,
+        site,
+        study_digest=request.study_digest,
+        envelope=request.envelope,
+        signing_chain=request.signing_chain,
+        wrapped_key=request.wrapped_key,
+        given=papers.Given(outbound=request.outbound, officer=request.officer),
+    )
+
+
+def withdraw(coordinator: Coordinator, site: str, request: Any) -> str:
+    """Take `WithdrawRequest`; raises as `coordinator.revocation.withdraw`."""
+    chain = certificates.from_pem(request.signing_chain)
+    return revocation.withdraw(coordinator, site, request.envelope, chain)

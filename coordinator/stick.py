@@ -1,0 +1,279 @@
+"""The door for sites without a line: files in and out, over the services that gRPC stands on.
+
+There is no channel to read an identity from. Who speaks is who signed the file: a token's key
+before enrolment, the site's registered document-signing certificate after it. What a file asks for
+goes through the same services as a call, so its checks, log entries and states are the same.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from coordinator import contact as contacts
+from coordinator import logbook, messages, registry, releases, requests, submissions
+from coordinator.context import Coordinator
+from coordinator.errors import NotAllowedError, StateError
+from coordinator.intake import supervisor
+from coordinator.state import SERVE_LOCK
+from federation import dsse
+from federation.auditlog.checkpoint import Checkpoint, Receipt
+from federation.release import statement as documents
+from federation.release.statement import Release
+from federation.stick import index as rules
+from federation.stick import medium
+from federation.stick.index import Index, Kind
+from federation.stick.medium import Content, Stick
+from kit import clock
+from kit.errors import FormatError, KitError
+from kit.files import exclusive
+from pki import certificates, enrolment, identity, keys
+from protos import exchange_pb2 as pb
+
+# A witness's word travels as long as the file around it.
+COSIGNATURE_AGE = timedelta(days=rules.MAX_VALIDITY_DAYS)
+_RENEWED = "stick-renewal"  # per site: the number of the last file whose renewal was done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What a file brought, and where its sender stands now."""
+
+    site: str
+    kind: str
+    site_state: str
+    blueprint: str | None = None
+    state: str | None = None
+    reason: str | None = None
+    withdrawn: str | None = None
+    renewed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A file for one site."""
+
+    site: str
+    file: str
+    bytes: int
+    log_size: int
+    releases: tuple[str, ...]
+    install_until: str
+
+
+def import_file(coordinator: Coordinator, path: Path) -> Imported:
+    """Take in a file from a site; a second time it changes nothing.
+
+    Raises:
+        KitError: it is damaged, too old, not signed by a site that may act, or a service refuses.
+    """
+    with medium.opened(path) as stick:
+        index = stick.index
+        if index.federation != coordinator.config.federation:
+            raise NotAllowedError("the file is for another federation")
+        if index.kind is Kind.TO_SITE:
+            raise FormatError(
+                f"the file is for site `{index.site}`, not from it",
+                hint="the hospital reads it with `edge-agent fetch --from-file`",
+            )
+        rules.check_time(index, coordinator.now())
+        if index.kind is Kind.ENROLMENT_REQUEST:
+            return _enrol(coordinator, stick)
+        _check_signer(coordinator, stick)
+        return _take(coordinator, stick)
+
+
+def _enrol(coordinator: Coordinator, stick: Stick) -> Imported:
+    """Hand a request to the registry after its token's key proved it (no secret travels)."""
+    parts = {name: stick.read(name) for name in rules.PARTS[Kind.ENROLMENT_REQUEST]}
+    public = parts[rules.TOKEN_KEY]
+    dsse.open_with_key(stick.envelope, rules.PAYLOAD_TYPE, public)
+    token = enrolment.token_hash(public)
+    if stick.index.site != registry.invited(coordinator, token):
+        raise NotAllowedError("the request names another site than the token's")
+    registry.enrol(
+        coordinator,
+        token=token,
+        tls_request=parts[rules.TLS_REQUEST],
+        signing_request=parts[rules.SIGNING_REQUEST],
+        witness_key=parts[rules.WITNESS_KEY],
+    )
+    return _imported(coordinator, stick.index)
+
+
+def _check_signer(coordinator: Coordinator, stick: Stick) -> None:
+    chain = certificates.from_pem(stick.read(rules.CHAIN))
+    site = registry.authenticate_signer(coordinator, chain)
+    documents.open_signed(
+        stick.envelope,
+        rules.PAYLOAD_TYPE,
+        chain,
+        signer=identity.site(coordinator.config.federation, site),
+        root=coordinator.root,
+        now=coordinator.now(),
+    )
+    if stick.index.site != site:
+        raise NotAllowedError(f"the file speaks for another site than `{site}`, which signed it")
+    if rules.is_expired(stick.index, coordinator.now()):
+        raise NotAllowedError(
+            f"the file was valid until {stick.index.expires}",
+            hint="the hospital writes it again with the same command",
+        )
+
+
+def _take(coordinator: Coordinator, stick: Stick) -> Imported:
+    """Do what a signed file asks for, in the order in which a site would call."""
+    site, result = stick.index.site, {}
+    requests.contact(coordinator, site, _message(pb.ContactRequest, stick.read(rules.CONTACT)))
+    if stick.has(rules.COSIGN):
+        word = _message(pb.CosignRequest, stick.read(rules.COSIGN))
+        requests.cosign(coordinator, site, word, oldest=COSIGNATURE_AGE)
+    if stick.has(rules.WITHDRAW):
+        asked = _message(pb.WithdrawRequest, stick.read(rules.WITHDRAW))
+        result["withdrawn"] = requests.withdraw(coordinator, site, asked)
+    if stick.has(rules.BEGIN):
+        digest = _receive(coordinator, stick)
+        _take_in(coordinator)
+        status = submissions.one_status(coordinator, site, digest)
+        result |= {"blueprint": digest, "state": status.state, "reason": status.reason}
+    renewed = stick.has(rules.RENEW) and _renew(coordinator, stick)
+    return replace(_imported(coordinator, stick.index), renewed=renewed, **result)
+
+
+def _receive(coordinator: Coordinator, stick: Stick) -> str:
+    """Bring a blueprint in as an upload would; what is here already is not read again."""
+    site = stick.index.site
+    request = _message(pb.BeginRequest, stick.read(rules.BEGIN))
+    stick.check(rules.CIPHERTEXT)  # a torn file leaves no trace, not even an open upload
+    progress = requests.begin(coordinator, site, request)
+    if progress.state == submissions.BlueprintState.RECEIVING:
+        with submissions.uploading(coordinator, site, progress.digest) as upload:
+            for data in stick.stream(rules.CIPHERTEXT, upload.size):
+                if upload.append(upload.size, data):
+                    submissions.require_receiving(coordinator, site, progress.digest)
+            progress = submissions.commit(coordinator, site, progress.digest, upload)
+    if progress.state == submissions.BlueprintState.RECEIVING:
+        raise StateError(
+            "the payload on the stick is not as long as its statement says",
+            hint="the hospital writes the file again with the same command",
+        )
+    return progress.digest
+
+
+def _take_in(coordinator: Coordinator) -> None:
+    """Run the intake, unless a running server does: it must not run twice at once."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(coordinator.home.path / SERVE_LOCK, busy="being served"))
+        except KitError:
+            return
+        supervisor.run_waiting(coordinator)
+
+
+def _renew(coordinator: Coordinator, stick: Stick) -> bool:
+    """Renew a certificate once per file, and for no file older than the last.
+
+    A stolen old key with its old request must not become a certificate again.
+    """
+    site, number = stick.index.site, stick.index.number
+    name = f"{_RENEWED}/{site}"
+    with coordinator.state.read() as tx:
+        last = int(tx.get(name) or 0)
+    if number <= last:
+        return False
+    request = _message(pb.RenewRequest, stick.read(rules.RENEW))
+    requests.renew(coordinator, site, request)
+    with coordinator.write() as tx:
+        tx.put(name, str(number))
+    return True
+
+
+def _imported(coordinator: Coordinator, index: Index) -> Imported:
+    found = next((s for s in registry.list_sites(coordinator) if s.id == index.site), None)
+    state = found.state if found is not None else "unknown"
+    return Imported(site=index.site, kind=index.kind, site_state=state)
+
+
+def _message(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise FormatError("a part of the file is not a message of the exchange") from error
+
+
+def export(
+    coordinator: Coordinator, site: str, out: Path, *, studies: Iterable[str] = ()
+) -> Exported:
+    """Write everything a site would ask for over a line: news with proofs, certificates, models.
+
+    The models are the newest current one of each study (or only of `studies`, by id).
+
+    Raises:
+        NotAllowedError: the site is not active.
+        KitError: the file does not fit the medium.
+    """
+    issued_to = registry.issued_to(coordinator, site)
+    news = contacts.news(coordinator, site, known_size=0, first_leaf=0)
+    head = Checkpoint.verify(
+        news.checkpoint,
+        origin=coordinator.log_origin,
+        key=keys.public_bytes(coordinator.log_key),
+    )
+    chosen = _newest(news.releases, tuple(studies))
+    contents: dict[str, Content] = {
+        rules.CHAIN: certificates.pem(*coordinator.signing_chain),
+        rules.CERTIFICATES: messages.enrol_reply(issued_to).SerializeToString(),
+        rules.CONTACT: messages.contact_reply(replace(news, leaves=())).SerializeToString(),
+        rules.LEAVES: pb.LeavesReply(leaves=_leaves(coordinator, head.size)).SerializeToString(),
+    }
+    for number, digest in enumerate(chosen, start=1):
+        contents[rules.model_name(number)] = releases.model_path(coordinator, digest)
+    now = coordinator.now()
+    index = Index(
+        kind=Kind.TO_SITE,
+        federation=coordinator.config.federation,
+        site=site,
+        number=max(1, head.size),
+        issued=clock.rfc3339(now),
+        expires=clock.rfc3339(now + timedelta(days=coordinator.config.stick_days)),
+        parts=medium.describe(contents),
+    )
+    leaf = coordinator.signing_chain[0]
+    length = medium.save(
+        out,
+        index,
+        contents,
+        sign=lambda data: documents.sign(data, rules.PAYLOAD_TYPE, coordinator.signing_key, leaf),
+    )
+    return Exported(
+        site=site,
+        file=str(out),
+        bytes=length,
+        log_size=head.size,
+        releases=tuple(chosen),
+        install_until=index.expires,
+    )
+
+
+def _leaves(coordinator: Coordinator, size: int) -> list[bytes]:
+    """Return the log up to a checkpoint, which a site reads page by page over a line."""
+    found: list[bytes] = []
+    while len(found) < size:
+        found += logbook.page(coordinator, len(found))
+    return found[:size]
+
+
+def _newest(offers: Iterable[contacts.ReleaseOffer], studies: tuple[str, ...]) -> list[str]:
+    """Return, per study, the release that a site would install: the last one published."""
+    newest: dict[str, tuple[int, str]] = {}
+    for offer in offers:
+        payload = dsse.parse(offer.envelope, documents.RELEASE_TYPE).payload
+        release = Release.from_bytes(payload)
+        place = (Receipt.from_text(offer.published.receipt).index, release.digest)
+        if not offer.withdrawn and (not studies or release.study in studies):
+            newest[release.study] = max(place, newest.get(release.study, place))
+    return [digest for _, digest in sorted(newest.values())]

@@ -1,0 +1,1 @@
+"""The exchange by stick: one signed file per direction, specified in docs/stick-format.md."""

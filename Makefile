@@ -30,6 +30,7 @@ lint: $(VENV)/.installed ## ruff, mypy and the import contracts
 FUZZ_EXAMPLES ?= 2000
 fuzz: $(VENV)/.installed ## mutate 100,000 blueprints and fuzz every parser (SEED=n, 0 draws one; FUZZ_EXAMPLES=n)
 	$(BIN)/python -m tests.fuzz.mutation $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.fuzz.models $(if $(SEED),--seed $(SEED))
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 offline: $(VENV)/.installed ## the suite again with no network but loopback

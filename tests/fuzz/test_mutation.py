@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.fakes.forge import Forge
-from tests.fuzz import mutation, truth
+from tests.fuzz import models, mutation, truth
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +79,9 @@ def test_the_command_prints_the_table_and_fails_when_a_step_is_rare():
     few = command(100)
     assert few.returncode == 1
     assert "steps that refused fewer than 1:" in few.stderr
+
+
+def test_models_that_show_nothing_are_refused_by_step_23():
+    found = models.fuzz(4, seed=3)  # which opens an honest one first
+    assert found[""] == 0
+    assert sum(found.values()) == 4

@@ -28,6 +28,8 @@ from federation.blueprint.approval import SCHEME, Approval, Decision
 from federation.blueprint.statement import PAYLOAD_TYPE, Statement
 from federation.release import onnx_lint
 from federation.release import statement as documents
+from federation.stick import index as stick
+from federation.stick import medium
 from federation.study import RecipientKey, Study
 from kit import canonical
 from pki import certificates, enrolment, kem, keys, verification
@@ -124,6 +126,48 @@ def _read_answer(data: bytes) -> None:
         return
     before = trust.Before(trust=None)
     trust.accept(answers.news(reply), pins=_WORLD.pins, site="a", before=before, now=NOW)
+
+
+def _stick() -> tuple[stick.Index, dict[str, bytes]]:
+    parts = {
+        stick.TOKEN_KEY: bytes(32),
+        stick.TLS_REQUEST: certificates.request(keys.new_tls_key()),
+        stick.SIGNING_REQUEST: certificates.request(_WORLD.a.signing_key),
+        stick.WITNESS_KEY: bytes(32),
+    }
+    index = stick.Index(
+        kind=stick.Kind.ENROLMENT_REQUEST,
+        federation=federation.NAME,
+        site="a",
+        number=1,
+        issued="2026-01-31T12:00:00Z",
+        expires="2026-02-01T12:00:00Z",
+        parts=medium.describe(parts),
+    )
+    return index, parts
+
+
+def _stick_file() -> bytes:
+    index, parts = _stick()
+    key, keyid = _WORLD.a.signing_key, _WORLD.a.keyid
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.stick"
+        medium.save(
+            path,
+            index,
+            parts,
+            sign=lambda data: dsse.sign(data, stick.PAYLOAD_TYPE, key, keyid=keyid),
+        )
+        return path.read_bytes()
+
+
+def _read_stick(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.stick"
+        path.write_bytes(data)
+        with medium.opened(path) as found:
+            for part in found.index.parts:
+                found.read(part.name)
 
 
 def _npz_seeds() -> list[bytes]:
@@ -236,6 +280,8 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
         _read_answer,
         lambda: messages.contact_reply(_HUB.news()).SerializeToString(),
     ),
+    "stick index": (stick.Index.from_bytes, _stick()[0].to_bytes),
+    "stick file": (_read_stick, _stick_file),
     "state of trust": (
         trust.Trust.from_bytes,
         trust.accept(

@@ -52,6 +52,12 @@ def held(home: Home) -> Before:
             hint="bring the file back from a backup; where there is none, `edge-agent audit"
             " rebuild` starts again from the receipts, and says what that cannot prove",
         )
+    if not marks:
+        raise TrustError(
+            f"`{home.trust.parent}` is empty: not even the checkpoint of the enrolment token is"
+            " left, and any log would be believed",
+            hint="bring the folder back from a backup, or enrol this home again with a new token",
+        )
     return Before(trust=None, milestones=marks)
 
 

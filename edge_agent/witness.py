@@ -12,7 +12,7 @@ from typing import Self
 from edge_agent.errors import TrustError
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size, cosignatures
-from federation.auditlog.events import Event, read_leaf
+from federation.auditlog.events import read_leaf
 from federation.auditlog.history import History, witness_name
 from kit import clock
 from kit.errors import KitError
@@ -193,15 +193,3 @@ def require_vouched(
             hint="each does at its next contact; run the same command again later. If they had"
             " contact since, you may be shown another log than they: ask them",
         )
-
-
-def own_events(view: LogView, own: bytes) -> list[tuple[int, Event]]:
-    """Return every entry that names this site's pseudonym, with its number."""
-    pseudonyms = {w.pseudonym for w in view.history.witnesses if w.key == own}
-    found = []
-    for index, leaf in enumerate(view.leaves):
-        event = read_leaf(leaf)
-        named = event is not None and {event.actor, event.details.get("site")} & pseudonyms
-        if event is not None and named:
-            found.append((index, event))
-    return found

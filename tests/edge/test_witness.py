@@ -10,7 +10,6 @@ from edge_agent.witness import LogView, Milestone, Vouching
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import Event, Kind
-from kit import canonical
 from kit.errors import KitError
 from pki import keys
 
@@ -107,11 +106,3 @@ def test_only_a_key_on_the_log_cosigns():
     assert log.cosign(KEYS["s-b"], at=AT) is None
     line = log.cosign(KEYS["s-a"], at=AT)
     assert log.checkpoint.check_cosignature(line, name=f"{ORIGIN}/s-a", key=own()) == AT
-
-
-def test_a_site_finds_what_the_log_says_of_it():
-    log = view("s-a", "s-b")
-    assert [(at, e.kind) for at, e in witness.own_events(log, own())] == [
-        (1, Kind.WITNESS_REGISTERED)
-    ]
-    assert canonical.digest(log.leaves[1])

@@ -208,6 +208,18 @@ def test_a_site_whose_trust_state_was_deleted_believes_nothing(federation):
             inspection.rebuild(a)
 
 
+def test_a_site_without_even_its_token_s_checkpoint_believes_nothing(federation):
+    a = federation.home("a")
+    with federation.serving():
+        site.visit(a)
+        for path in (a.path / "state").iterdir():
+            path.rename(federation.folder / path.name)
+        with pytest.raises(TrustError, match="not even the checkpoint of the enrolment token"):
+            site.visit(a)
+        (federation.folder / "first-checkpoint.note").rename(a.first_checkpoint)
+        assert site.visit(a)
+
+
 def test_a_rebuild_believes_no_log_that_a_receipt_contradicts(federation):
     a = federation.home("a")
     old = federation.folder / "yesterday.sqlite"

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from coordinator import logbook, state
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
+from coordinator.papers import Paper
 from coordinator.releases import out_of_use
 from coordinator.state import Transaction
 from federation.auditlog import merkle
@@ -133,6 +134,7 @@ def differences(tx: Transaction, events: list[Event]) -> list[str]:
         *_compare("revocation list", {str(said.revocations[0]): said.revocations[1]}, listed),
         *_recipients(tx, said, {row.id: row.pseudonym for row in sites}),
         *_approvals(tx, said),
+        *_papers(tx, said, {row.digest for row in blueprints if row.state != _RECEIVING}),
     ]
 
 
@@ -164,6 +166,16 @@ def _approvals(tx: Transaction, said: History) -> list[str]:
         if row.salt and words != payload["reason_commitment"]:
             found.append(f"the reason of an approval of `{row.blueprint[:16]}` was altered")
     return found
+
+
+def _papers(tx: Transaction, said: History, settled: set[str]) -> list[str]:
+    """Want every signed document that is kept to be the one that the log names."""
+    return [
+        f"the {row.kind} of `{row.blueprint[:16]}` is not the one on the log"
+        for row in tx.all(sa.select(state.papers))
+        if row.blueprint in settled and row.kind != Paper.OFFICER
+        if row.digest not in said.papers or canonical.digest(row.envelope) != row.digest
+    ]
 
 
 def _compare(what: str, logged: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:

@@ -19,6 +19,7 @@ _SITE_STATE = {
     Kind.SITE_CONFIRMED: "active",
     Kind.SITE_REVOKED: "revoked",
 }
+_PAPERS = ("outbound", "order")  # details that name a signed document of a site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class History:
     destroyed: set[str] = field(default_factory=set)
     releases: dict[str, bool] = field(default_factory=dict)
     approvals: dict[str, int] = field(default_factory=dict)
+    papers: dict[str, int] = field(default_factory=dict)
     epochs: list[tuple[int, Event]] = field(default_factory=list)
 
     def read(self, events: Sequence[Event | None]) -> "History":
@@ -86,6 +88,7 @@ class History:
         kind, details = event.kind, event.details
         if kind in _STATE_OF:
             self.blueprints[event.subject] = _STATE_OF[kind]
+            self.papers |= {_text(details, n): self.size for n in _PAPERS if n in details}
         elif kind in _SITE_STATE:
             self._site(_text(details, "site"), _SITE_STATE[kind])
         elif kind is Kind.WITNESS_REGISTERED:
@@ -119,6 +122,7 @@ class History:
             self.epochs.append((self.size, event))
             first = _number(event.details.get("restored"))  # what people signed since is lost
             self.approvals = {digest: at for digest, at in self.approvals.items() if at < first}
+            self.papers = {digest: at for digest, at in self.papers.items() if at < first}
 
     def _site(self, pseudonym: str, state: str) -> None:
         self.sites[pseudonym] = state

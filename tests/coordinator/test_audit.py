@@ -22,6 +22,9 @@ EDITS = {
     "UPDATE studies SET open = 0": r"study `\w+` is closed in its table and open on the log",
     "UPDATE studies SET manifest = x'00'": r"study `\w+` is altered in its table",
     "UPDATE recipient_keys SET kid = hex(randomblob(32))": r"recipient key `\w+` is current",
+    "INSERT INTO papers SELECT 'x', digest, 'withdrawal', x'00', x'' FROM blueprints": (
+        r"the withdrawal of `\w+` is not the one on the log"
+    ),
     "UPDATE meta SET value = '7' WHERE name = 'revocations'": "revocation list `7` is",
     "INSERT INTO lost VALUES ('s-1', 'site')": "site `s-1` is revoked in its table and missing",
 }

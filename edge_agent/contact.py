@@ -75,7 +75,7 @@ def log_view(home: Home) -> LogView:
         )
     pins = home.pins
     head = Checkpoint.verify(trusted.checkpoint, origin=pins.log_origin, key=pins.log_key)
-    return LogView.read(leaves, head)
+    return LogView.read(leaves, head, passed=len(leaves))
 
 
 def held_without_trust(home: Home) -> Before:

@@ -191,7 +191,8 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
     """
     known = before.trust
     checkpoint = _advance(news, pins, known)
-    log = LogView.read((*before.leaves[: news.first_leaf], *news.leaves), checkpoint)
+    held = before.leaves[: news.first_leaf]
+    log = LogView.read((*held, *news.leaves), checkpoint, passed=len(held))
     log.require(_milestones(before))
     vouchings = log.vouchings((*news.witnessed, news.checkpoint), pins)
     revocations = _revocations(news, pins, known, now)

@@ -12,7 +12,7 @@ from typing import Self
 from edge_agent.errors import TrustError
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size, cosignatures
-from federation.auditlog.events import read_leaf
+from federation.auditlog.events import read_leaf, reread_leaf
 from federation.auditlog.history import History, witness_name
 from kit import clock
 from kit.errors import KitError
@@ -53,8 +53,10 @@ class LogView:
     history: History
 
     @classmethod
-    def read(cls, leaves: tuple[bytes, ...], checkpoint: Checkpoint) -> Self:
+    def read(cls, leaves: tuple[bytes, ...], checkpoint: Checkpoint, *, passed: int = 0) -> Self:
         """Read every leaf and check that they are what the checkpoint stands for.
+
+        The first `passed` were read here before, and are known to be leaves.
 
         Raises:
             TrustError: they are not.
@@ -71,7 +73,8 @@ class LogView:
                 "the log's entries do not lead to its checkpoint, or contradict those read before",
                 hint=EXPLAIN,
             )
-        history = History().read([read_leaf(leaf) for leaf in leaves])
+        history = History().read([reread_leaf(leaf) for leaf in leaves[:passed]])
+        history.read([read_leaf(leaf) for leaf in leaves[passed:]])
         return cls(checkpoint=checkpoint, leaves=leaves, tree=tree, history=history)
 
     def require(self, milestones: Iterable[Milestone]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.auditlog.events import Event, Kind, read_leaf
+from federation.auditlog.events import Event, Kind, read_leaf, reread_leaf
 from federation.auditlog.history import History, revocations_digest
 from kit import canonical
 from kit.errors import FormatError
@@ -157,6 +157,14 @@ def test_an_entry_of_a_later_version_counts_and_says_nothing():
     for other in (table | {"extra": 1}, table | {"kind": "Party Held"}, table | {"kind": 7}):
         with pytest.raises(FormatError):
             read_leaf(canonical.encode(other))
+
+
+def test_what_was_read_once_is_read_the_same_again():
+    made = event(Kind.STUDY_CREATED, "study", round=1).to_leaf()
+    later = canonical.encode(canonical.decode(made) | {"kind": "party.held"})
+    for leaf in (made, later):
+        assert reread_leaf(leaf) == read_leaf(leaf)
+    assert read_leaf(made) is not None
 
 
 def test_the_digest_of_a_list_does_not_hang_on_its_order():

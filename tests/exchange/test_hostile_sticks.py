@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordinator import logbook, registry, stick
+from coordinator.intake import supervisor
 from edge_agent import enrolment
 from edge_agent import stick as edge
 from federation import dsse
@@ -378,6 +379,50 @@ def test_a_torn_import_leaves_no_trace(request_file):
         assert row.state == registry.INVITED
         path.write_bytes(whole)
         assert stick.import_file(coordinator, path).site_state == registry.REQUESTED
+
+
+@pytest.fixture
+def blueprint_file(enrolled):
+    """A site's whole blueprint on a stick."""
+    path = enrolled.folder / "from-a.stick"
+    edge.submit(enrolled.home("a"), site.STUDY, path, now=clock.utc_now())
+    return enrolled, path
+
+
+def nothing_arrived(federation):
+    left = [p for folder in ("staging", "received") for p in (federation.hub / folder).glob("*")]
+    return federation.states() == {} and left == []
+
+
+def test_a_damaged_blueprint_leaves_no_trace(blueprint_file, monkeypatch):
+    monkeypatch.setattr(supervisor, "run_waiting", lambda _coordinator: 0)
+    federation, path = blueprint_file
+    whole = path.read_bytes()
+    with federation.open() as coordinator:
+        before = logbook.events(coordinator)
+        for data in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-100], whole[:-100] + b"x" * 100):
+            path.write_bytes(data)
+            with pytest.raises(FormatError, match=r"damaged|cut off"):
+                stick.import_file(coordinator, path)
+            assert nothing_arrived(federation)
+        assert logbook.events(coordinator) == before
+        path.write_bytes(whole)
+        assert stick.import_file(coordinator, path).state == "received"
+        assert not nothing_arrived(federation)
+
+
+def test_a_sites_quota_counts_what_comes_by_stick(blueprint_file, monkeypatch):
+    monkeypatch.setattr(supervisor, "run_waiting", lambda _coordinator: 0)
+    federation, path = blueprint_file
+    with federation.open() as coordinator:
+        allowed = coordinator.config
+        tight = dataclasses.replace(allowed, site_staging_mib=0)
+        coordinator.__dict__["config"] = tight
+        with pytest.raises(KitError, match="on their way here"):
+            stick.import_file(coordinator, path)
+        assert nothing_arrived(federation)
+        coordinator.__dict__["config"] = allowed
+        assert stick.import_file(coordinator, path).state == "received"
 
 
 def test_a_message_that_is_none_is_one_clear_line(enrolled):

@@ -256,6 +256,11 @@ def _first_step(job: Job, state: TrainState) -> int:
             f"the ledger knows {charged} steps of this run, its checkpoint {state.step}",
             hint="the ledger was restored from an older copy; start a new run",
         )
+    if charged == job.steps and not state.step:
+        raise KitError(
+            f"all {charged} steps of this run were charged, and no checkpoint of them is left",
+            hint="they stay spent; start a new run with --run NAME",
+        )
     return charged
 
 

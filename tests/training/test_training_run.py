@@ -132,6 +132,17 @@ def test_steps_lost_in_a_crash_stay_charged(tmp_path, study, architecture, cohor
     assert [json.loads(line).get("step") for line in lines] == [4, None]
 
 
+def test_a_run_whose_every_step_was_lost_ships_no_untrained_weights(
+    tmp_path, study, architecture, cohort, options, ledger
+):
+    ledger.charge(options.plan.steps)
+    with pytest.raises(KitError, match="all 4 steps of this run were charged, and no checkpoint"):
+        train_run(tmp_path / "lost", study, architecture, cohort, options, ledger)
+    assert not (tmp_path / "lost/weights.safetensors").exists()
+    train_run(tmp_path / "run", study, architecture, cohort, options, type(ledger)())
+    assert (tmp_path / "run/weights.safetensors").exists()
+
+
 def test_a_ledger_older_than_the_checkpoint_is_refused(
     tmp_path, study, architecture, cohort, options, ledger
 ):

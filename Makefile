@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: help dev demo test lint fuzz offline protos docs clean
+.PHONY: wire-record help dev demo test lint fuzz offline protos docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / ## /' | awk -F ' ## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ offline: $(VENV)/.installed ## the suite again with no network but loopback
 
 protos: $(VENV)/.installed ## generate the stubs of the wire contract
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/exchange.proto
+
+wire-record: $(VENV)/.installed ## record contract and messages of a release (only when one is cut)
+	$(BIN)/python -m tests.vectors.record_wire
 
 docs: $(VENV)/.installed ## write the command reference from --help
 	$(BIN)/python docs/reference/write_cli.py

@@ -54,6 +54,10 @@ INTAKE_POLL_S = 1.0
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
+    # How far a sender may run ahead, for each upload: a line of 40 Mbit/s at 200 ms fills it. Left
+    # to its own probing, gRPC keeps several megabytes of every upload in memory on a busy machine.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.so_reuseport", 0),
 ]

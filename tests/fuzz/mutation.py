@@ -23,7 +23,7 @@ from kit import canonical, clock
 from kit.errors import FormatError
 from pki import certificates, kem
 from pki.errors import IdentityError
-from tests.fakes.federation import EMBEDDING, NOW
+from tests.fakes.federation import CLASSES, EMBEDDING, NOW
 from tests.fakes.forge import TABLE, Case, Forge
 from tests.fuzz import truth
 from tests.fuzz.edits import edit_bytes, edit_json
@@ -184,9 +184,9 @@ def _lengths(rng: random.Random) -> tuple[str, Any]:
 
 def _tasks(rng: random.Random) -> tuple[str, Any]:
     classes = ["cat", "dog", "eel", "fox", "Cat", "hen"]
-    outputs = rng.sample(classes, rng.randrange(1, 6))
-    if outputs in (["cat"], ["dog"], ["eel"]):
-        outputs += ["ant"]
+    outputs = ["cat"]
+    while outputs == [name for name in CLASSES if name in outputs]:  # no untruth of step 12
+        outputs = rng.sample(classes, rng.randrange(1, 6))
     return rng.choice(
         (
             (P + "task", "t" + rng.randbytes(4).hex()),
@@ -378,7 +378,7 @@ def main() -> int:
     least = min(LEAST_PER_STEP, LEAST_PER_STEP * options.count // COUNT)
     rare = [step for step in STEPS if tally.refused[step] < least]
     for layer, case in tally.accepted:
-        print(f"accepted: {layer}: {case}", file=sys.stderr)
+        print(f"accepted: {layer}: {case.envelope.decode(errors='replace')}", file=sys.stderr)
     if rare:
         print(f"steps that refused fewer than {least}: {rare}", file=sys.stderr)
     return 1 if rare or tally.accepted or 2 * tally.signed_again < tally.made else 0

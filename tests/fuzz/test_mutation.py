@@ -45,7 +45,12 @@ def test_a_true_word_is_known_as_one_and_an_untrue_one_is_not(forge):
     assert truth.could_be_honest(forge, forge.honest)
     assert truth.could_be_honest(forge, forge.seal())
     assert truth.could_be_honest(forge, forge.signed(set_to(parameters + "steps", 40)))
+    every_class = set_to("predicate.outputs", ["cat", "dog", "eel"])
+    assert truth.could_be_honest(forge, forge.signed(every_class))
+    forge.verifier.open(forge.signed(every_class))
     for change in (
+        set_to("predicate.outputs", ["cat"]),
+        set_to("predicate.outputs", ["dog", "cat"]),
         set_to(parameters + "steps", 60),
         set_to(parameters + "epsilon", "0.2"),
         set_to(parameters + "delta", "0.0001"),

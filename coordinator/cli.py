@@ -250,6 +250,9 @@ def study_create(
             "--outbound-approval", help="Every blueprint needs a second person's word at its site."
         ),
     ] = False,
+    lease_days: Annotated[
+        int, typer.Option(help="Days after its last contact that a site predicts; 0: no lease.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Sign a study manifest and open it to every enrolled site."""
@@ -274,6 +277,7 @@ def study_create(
             quorum=quorum,
             reviewers=tuple(reviewer or ()),
             outbound_approval=outbound_approval,
+            lease_days=lease_days,
         )
         manifest = studies.manifest(coordinator, request)
         registry.create_study(coordinator, manifest)
@@ -371,9 +375,28 @@ def approve(
 
 @app.command()
 def reject(
-    home: Home, blueprint: Blueprint, key: Key, reason: Reason, as_json: Json = False
+    home: Home,
+    blueprint: Blueprint,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="The reviewer's private key file.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept outside the audit log.")] = "",
+    lost: Annotated[
+        bool,
+        typer.Option("--lost", help="No judgement: the payload is lost here; ask for it again."),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Sign and record a reviewer's rejection; one is enough, and the payload is shredded."""
+    if lost and key is None and not reason:
+        from coordinator import reviews
+        from coordinator.context import Coordinator
+
+        with Coordinator.open(home) as coordinator:
+            door.emit(reviews.report_lost(coordinator, blueprint), as_json=as_json)
+        return
+    if lost or key is None or not reason:
+        raise KitError("give --key and --reason, or --lost alone")
     _decide(home, blueprint, "reject", key, reason, as_json=as_json)
 
 
@@ -479,14 +502,23 @@ def revoke(
     key: Key,
     reason: Reason,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Restore it instead, within the grace period.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Take a blueprint out of use and withdraw every release made from it."""
-    from coordinator import revocation
+    from coordinator import restoration, revocation
     from coordinator.context import Coordinator
     from pki import keys
 
     with Coordinator.open(home) as coordinator:
+        if undo:
+            made = restoration.restore(
+                coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
+            )
+            door.emit(made, as_json=as_json)
+            return
         falling = revocation.preview(coordinator, blueprint).withdrawn_releases
         door.note(f"releases that fall with it: {', '.join(r[:16] for r in falling) or 'none'}")
         if not yes and not typer.confirm("Revoke?", err=True):
@@ -495,6 +527,32 @@ def revoke(
             coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
         )
     door.emit(result, as_json=as_json)
+
+
+@app.command()
+def evidence(
+    home: Home,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write evidence.json and evidence.txt here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the dossier an auditor asks for: rule, check, command, result, and every gap."""
+    import json
+
+    from coordinator import evidence as dossiers
+    from coordinator.context import Coordinator
+    from kit.files import write_atomic
+
+    with Coordinator.open(home) as coordinator:
+        made = dossiers.gather(coordinator)
+    if out is not None:
+        table = json.dumps(door.to_table(made), indent=2, sort_keys=True) + "\n"
+        write_atomic(out / "evidence.json", table.encode(), mode=0o600)
+        write_atomic(out / "evidence.txt", made.to_text().encode(), mode=0o600)
+    door.emit(made, as_json=as_json, text=made.to_text())
+    if made.failing:
+        raise KitError(f"{len(made.failing)} checks fail: {'; '.join(made.failing)}")
 
 
 @audit_app.command("verify")

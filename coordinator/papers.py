@@ -31,6 +31,7 @@ class Paper(StrEnum):
     OUTBOUND = "outbound"
     OFFICER = "officer"
     WITHDRAWAL = "withdrawal"
+    RESTORATION = "restoration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,6 +124,12 @@ def _insert(
     for ancestor in release.ancestors:
         edge = {"ancestor": ancestor, "descendant": release.digest}
         tx.execute(sa.insert(state.lineage).values(**edge))
+    _record(tx, release)
+    if replaces:
+        change_revocations(tx)
+
+
+def _record(tx: Transaction, release: Release) -> None:
     tx.record(
         Kind.RELEASE_PUBLISHED,
         release.digest,
@@ -131,8 +137,19 @@ def _insert(
         plan=release.plan,
         statement=canonical.digest(release.to_bytes()),
     )
-    if replaces:
-        change_revocations(tx)
+
+
+def put_back(tx: Transaction, blueprint: str) -> tuple[str, ...]:
+    """Publish again what was withdrawn for one blueprint alone; returns the releases' digests."""
+    table, edge = state.releases, state.lineage
+    revoked = set(out_of_use(tx)[0])
+    descends = sa.select(edge.c.descendant).where(edge.c.ancestor == blueprint)
+    rows = tx.all(sa.select(table).where(table.c.withdrawn, table.c.digest.in_(descends)))
+    back = [release for release in map(_parse, rows) if not set(release.ancestors) & revoked]
+    for release in back:
+        tx.execute(sa.update(table).where(table.c.digest == release.digest).values(withdrawn=False))
+        _record(tx, release)
+    return tuple(sorted(release.digest for release in back))
 
 
 def list_releases(coordinator: Coordinator) -> list[Published]:

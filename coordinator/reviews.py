@@ -18,10 +18,13 @@ from federation.blueprint.approval import Approval, Decision
 from federation.blueprint.statement import GaussianMechanism, Statement
 from federation.study import Study
 from kit import canonical, clock, seeds
+from kit.errors import KitError
+from kit.files import sha256_file
 from pki import certificates, keys
 
 MIN_PREFIX = 6
 MAX_REASON_CHARACTERS = 500
+LOST = "the payload was lost at the coordinator; submit again, it costs no privacy budget"
 _SHEET_SAMPLER_STEPS = 18
 
 
@@ -134,6 +137,50 @@ def decide(
     return result
 
 
+def report_lost(coordinator: Coordinator, prefix: str) -> Review:
+    """Refuse a blueprint whose payload this coordinator lost, so that its site may send it again.
+
+    The site seals it anew from its own copy, which costs no privacy budget. Releases made from it
+    stay; a build does without it until it is here and approved again.
+
+    Raises:
+        NotFoundError: no such blueprint.
+        StateError: it is not in play, or its payload is here.
+    """
+    with coordinator.write() as tx:
+        row = find(tx, prefix)
+        if row.state not in IN_PLAY:
+            raise StateError(f"blueprint `{row.digest[:16]}` is {row.state}, not in play")
+        if _is_here(coordinator, row):
+            raise StateError(
+                f"the payload of blueprint `{row.digest[:16]}` is here and whole",
+                hint="reject it with a reviewer's --key, if that is what you mean",
+            )
+        tx.execute(
+            sa.update(state.blueprints)
+            .where(state.blueprints.c.digest == row.digest)
+            .values(state=BlueprintState.REFUSED, reason=LOST, wrapped_key=None)
+        )
+        tx.record(Kind.BLUEPRINT_REFUSED, row.digest, study=row.study_digest, why="lost")
+        recipients.rotate(coordinator, tx, row.study_digest, row.site)
+        result = _review(tx, find(tx, row.digest))
+    payloads.destroy(coordinator, result.digest)
+    recipients.destroy_idle(coordinator)
+    return result
+
+
+def _is_here(coordinator: Coordinator, row: sa.Row[Any]) -> bool:
+    statement = Statement.from_bytes(row.statement)
+    if row.state == BlueprintState.RECEIVED:
+        staged = coordinator.home.staging(row.digest)
+        return staged.is_file() and sha256_file(staged) == statement.ciphertext_sha256
+    try:
+        payloads.open_payload(coordinator, statement)
+    except KitError:
+        return False
+    return True
+
+
 def record_decision(
     tx: Transaction,
     row: sa.Row[Any],
@@ -187,6 +234,19 @@ def record_decision(
         reason=record.reason_commitment,
     )
     return _decisions(tx, row.digest, study)
+
+
+def set_aside(tx: Transaction, blueprint: str) -> None:
+    """Keep the decisions behind a revocation that was undone, and count them no more."""
+    table = state.approvals
+    ended = table.c.decision.in_([str(Decision.REVOKE), str(Decision.RESTORE)])
+    of_it = table.c.blueprint == blueprint
+    number = len(tx.all(sa.select(table.c.decision).where(of_it, table.c.decision.like("%-%"))))
+    tx.execute(
+        sa.update(table)
+        .where(of_it, ended)
+        .values(decision=table.c.decision + sa.literal(f"-{number}"))
+    )
 
 
 def require_quorum(tx: Transaction, blueprint: str, study: Study) -> None:
@@ -245,7 +305,9 @@ def tensor_table(study_row: sa.Row[Any], statement: Statement) -> dict[str, Any]
 
 
 def _decisions(tx: Transaction, digest: str, study: Study) -> list[Approval]:
-    rows = tx.all(sa.select(state.approvals).where(state.approvals.c.blueprint == digest))
+    table = state.approvals
+    counts = (table.c.blueprint == digest) & table.c.decision.in_([str(d) for d in Decision])
+    rows = tx.all(sa.select(table).where(counts))
     return [Approval.verify(row.envelope, study=study, blueprint=digest) for row in rows]
 
 

@@ -12,19 +12,36 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import leftovers, payloads, recipients, registry, reviews, staging, state
+from coordinator import (
+    leftovers,
+    papers,
+    payloads,
+    recipients,
+    registry,
+    restoration,
+    reviews,
+    staging,
+    state,
+)
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.releases import change_revocations
 from coordinator.state import Transaction
 from coordinator.submissions import BlueprintState
+from federation import dsse
 from federation.auditlog.events import Kind
 from federation.blueprint import approval
 from federation.blueprint.approval import Decision
 from federation.release.lineage import Lineage
-from federation.release.statement import WITHDRAWAL_TYPE, Withdrawal, open_signed
+from federation.release.statement import (
+    RESTORATION_TYPE,
+    WITHDRAWAL_TYPE,
+    Withdrawal,
+    open_signed,
+)
 from federation.study import Study
 from kit import canonical, clock
+from kit.errors import FormatError
 from pki import certificates, identity, keys
 
 NOT_REACHED = (
@@ -88,23 +105,24 @@ def revoke(
 def withdraw(
     coordinator: Coordinator, site: str, envelope: bytes, chain: Sequence[x509.Certificate]
 ) -> str:
-    """Revoke a site's own blueprint on its signed word; returns the blueprint's digest.
+    """Revoke a site's own blueprint on its signed word, or undo that; returns its digest.
 
     Raises:
-        FormatError: the withdrawal is off, or not signed by this site (A3).
+        FormatError: the order is off, or not signed by this site (A3).
         NotAllowedError: the blueprint is another site's, or the certificate not the current one.
-        StateError: it is in no state to be revoked.
+        StateError: it is in no state to be revoked, or to be restored.
     """
-    signer = identity.site(coordinator.config.federation, site)
+    is_undo = _kind_of(envelope) == RESTORATION_TYPE
     payload = open_signed(
         envelope,
-        WITHDRAWAL_TYPE,
+        RESTORATION_TYPE if is_undo else WITHDRAWAL_TYPE,
         chain,
-        signer=signer,
+        signer=identity.site(coordinator.config.federation, site),
         root=coordinator.root,
         now=coordinator.now(),
     )
     order = Withdrawal.from_bytes(payload)
+    destroy_due(coordinator)
     with coordinator.write() as tx:
         site_row = registry.active_site(tx, site)
         if certificates.fingerprint(chain[0]) != site_row.signing_fingerprint:
@@ -112,11 +130,24 @@ def withdraw(
         row = reviews.find(tx, order.blueprint)
         if row.site != site or row.study_digest != order.study_digest:
             raise NotAllowedError("this site has no such blueprint")
-        if row.state != BlueprintState.REVOKED:
+        pem = certificates.pem(*chain)
+        if is_undo:
+            restoration.put_back(tx, row, actor=site_row.pseudonym, order=envelope)
+            papers.keep(tx, row.digest, papers.Paper.RESTORATION, envelope, chain=pem)
+        elif row.state != BlueprintState.REVOKED:
             _check_revocable(row)
             _take_out(coordinator, tx, row, actor=site_row.pseudonym, order=envelope)
+            papers.keep(tx, row.digest, papers.Paper.WITHDRAWAL, envelope, chain=pem)
     destroy_due(coordinator)
     return order.blueprint
+
+
+def _kind_of(envelope: bytes) -> str:
+    try:
+        table = canonical.decode(envelope, limit=dsse.MAX_ENVELOPE_BYTES)
+        return str(table["payloadType"])
+    except (KeyError, TypeError) as error:
+        raise FormatError("the order is no signed document") from error
 
 
 def destroy_due(coordinator: Coordinator) -> int:
@@ -141,7 +172,7 @@ def destroy_due(coordinator: Coordinator) -> int:
             changed = tx.execute(
                 sa.update(table)
                 .where(table.c.digest == row.digest, table.c.destroyed.is_(None))
-                .values(destroyed=clock.rfc3339(tx.now))
+                .values(destroyed=clock.rfc3339(tx.now), wrapped_key=None)
             )
             if changed.rowcount:
                 tx.record(Kind.KEY_DESTROYED, row.digest)
@@ -173,10 +204,15 @@ def _take_out(
         sa.update(state.blueprints)
         .where(state.blueprints.c.digest == row.digest)
         .values(
-            state=BlueprintState.REVOKED, reason="revoked", destroy_after=after, wrapped_key=None
+            # One that was not taken in yet keeps its wrapped key, so that this can be undone.
+            state=BlueprintState.REVOKED,
+            reason="revoked",
+            destroy_after=after,
         )
     )
-    details = {"order": canonical.digest(order)} if order is not None else {}
+    details: dict[str, Any] = {"until": int((tx.now + grace).timestamp())}
+    if order is not None:
+        details["order"] = canonical.digest(order)
     tx.record(Kind.BLUEPRINT_REVOKED, row.digest, actor=actor, study=row.study_digest, **details)
     for release in _releases_of(tx, row.digest):
         tx.execute(

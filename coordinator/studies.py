@@ -44,6 +44,7 @@ class Request:
     quorum: int
     reviewers: tuple[str, ...]
     outbound_approval: bool = False
+    lease_days: int = 0
 
 
 def manifest(coordinator: Coordinator, request: Request) -> Study:
@@ -85,7 +86,9 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
         quorum=request.quorum,
         reviewers=_reviewers(coordinator, request.reviewers),
         created=clock.rfc3339(coordinator.now()),
-        safeguards=Safeguards(outbound_approval=request.outbound_approval),
+        safeguards=Safeguards(
+            outbound_approval=request.outbound_approval, lease_days=request.lease_days
+        ),
     )
     return Study.from_bytes(study.to_bytes())
 

@@ -289,7 +289,7 @@ def status(
         door.emit(stick.write(agent, to_file, now=now, asks={}), as_json=as_json)
     elif from_file is not None:
         world = stick.visit(agent, from_file, now=now)
-        door.emit(inspection.standing(agent, world), as_json=as_json)
+        door.emit(inspection.standing(agent, world, now=now), as_json=as_json)
     else:
         door.emit(inspection.status(agent, now=now), as_json=as_json)
 
@@ -366,21 +366,41 @@ def evaluate(
 @app.command()
 def withdraw(
     home: HomeDir,
-    study: StudyName,
     reason: Annotated[str, typer.Option(help="Why; only a commitment to it is sent.")],
+    study: Annotated[
+        str, typer.Option("--study", help="The study whose blueprint is taken back.")
+    ] = "",
+    patient: Annotated[
+        str,
+        typer.Option(
+            help="Instead: a patient's id; every blueprint the patient is in, everywhere."
+        ),
+    ] = "",
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Undo this site's withdrawal, within the grace period.")
+    ] = False,
     to_file: ToFile = None,
     as_json: Json = False,
 ) -> None:
     """Take this site's blueprint back: out of use at once, shredded after the grace period."""
-    from edge_agent import stick, submission
+    from edge_agent import stick, withdrawal
     from edge_agent.home import Home
 
+    if bool(study) == bool(patient) or (patient and (undo or to_file is not None)):
+        raise KitError("give --study or --patient", hint="see `edge-agent withdraw --help`")
     agent, now = Home.open(home), clock.utc_now()
+    if patient:
+        erased = withdrawal.withdraw_patient(agent, patient, reason=reason, now=now)
+        door.emit(erased, as_json=as_json)
+        return
     if to_file is not None:
+        if undo:
+            raise KitError("an undo does not travel by stick: the grace period may be over")
         written = stick.withdraw(agent, study, to_file, reason=reason, now=now)
         door.emit(written, as_json=as_json)
         return
-    status_now = submission.withdraw(agent, study, reason=reason, now=now)
+    act = withdrawal.undo if undo else withdrawal.withdraw
+    status_now = act(agent, study, reason=reason, now=now)
     result = {"blueprint": status_now.digest, "state": status_now.state}
     door.emit(result, as_json=as_json)
 

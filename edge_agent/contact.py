@@ -1,10 +1,10 @@
 """Contact with the coordinator: ask, verify everything, then keep it."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent import mirror, outbox, trust
+from edge_agent import copies, mirror, outbox, trust
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
@@ -12,7 +12,8 @@ from edge_agent.trust import Before, Entry, News, Trust, World
 from edge_agent.witness import EXPLAIN, LogView, Milestone
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size
 from federation.auditlog.events import Event, Kind
-from kit import clock
+from federation.auditlog.history import Alarm
+from kit import clock, door
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import certificates, keys, verification
@@ -115,11 +116,26 @@ def contact(home: Home, exchange: Exchange, *, before: Before | None = None) -> 
     trust.check_clock(before.trust, now)
     news = ask(exchange, before)
     world = take(home, news, before=before, now=now)
+    for alarm in alarms(world.log, now=now):
+        door.note(f"alarm: {alarm_words(alarm)}")
     line = cosignature(home, world, now=now)
     if line is not None:
         exchange.cosign(world.trust.size, line)
     _renew(home, exchange, now)
     return world
+
+
+def alarms(log: LogView, *, now: datetime) -> list[Alarm]:
+    """Return the revocations that may still be undone, whoever's blueprint it was (A3)."""
+    found = log.history.alarms.values()
+    return [alarm for alarm in found if alarm.until > now.timestamp()]
+
+
+def alarm_words(alarm: Alarm) -> str:
+    """Say what was revoked, by whom, and until when that can be undone."""
+    by = "a quorum of reviewers" if alarm.actor == "coordinator" else f"its site, `{alarm.actor}`"
+    until = clock.rfc3339(datetime.fromtimestamp(alarm.until, UTC))
+    return f"blueprint `{alarm.blueprint[:16]}` was revoked by {by}; to be undone until {until}"
 
 
 def ask(exchange: Exchange, before: Before) -> News:
@@ -251,6 +267,9 @@ def _purge_outbox(home: Home, world: World) -> None:
     closed = {o.study.digest for o in world.studies if o.recipient_key is None}
     ended = {s.digest for s in world.blueprints if s.state in ("revoked", "rejected", "refused")}
     outbox.purge(home, ended=ended, closed=closed)
+    # What was refused may be sealed again: those weights were never taken in.
+    given_back = {s.digest for s in world.blueprints if s.state in ("revoked", "rejected")}
+    copies.purge(home, ended=given_back, closed=closed)
 
 
 def _renew(home: Home, exchange: Exchange, now: datetime) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent import contact, installed, outbound, outbox, submission, trust, witness
+from edge_agent import contact, copies, installed, outbound, outbox, submission, trust, witness
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.submission import outgoing, signing_chain
@@ -64,6 +64,7 @@ class Standing:
     studies: tuple[dict[str, Any], ...]
     blueprints: tuple[dict[str, Any], ...]
     releases: tuple[dict[str, Any], ...]
+    alarms: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,11 @@ def inspect(home: Home, run: str, *, now: datetime) -> Leaving:
     Raises:
         KitError: there is no such finished run.
     """
+    with copies.put_away(home):
+        return _leaving(home, run, now)
+
+
+def _leaving(home: Home, run: str, now: datetime) -> Leaving:
     item, sealed = outgoing(home, run), None
     wanted = outbound.is_required(home, item.study)
     may_leave = item.gate.passed or item.privacy.gaussian is None
@@ -146,10 +152,12 @@ def sign_outbound(home: Home, run: str, key_file: Path, typed: str, *, now: date
     Raises:
         KitError: nothing is sealed, other digits were typed, or the key is no officer's.
     """
-    item, folder = outgoing(home, run), submission.waiting(home, run)
+    folder = submission.waiting(home, run)
     if folder is None:
         raise KitError("nothing is sealed for this run", hint="run `edge-agent inspect` first")
-    return outbound.sign(home, item.study, folder, key_file, typed, now)
+    with copies.put_away(home):
+        study = outgoing(home, run).study
+    return outbound.sign(home, study, folder, key_file, typed, now)
 
 
 def status(home: Home, *, now: datetime) -> Standing:
@@ -160,10 +168,10 @@ def status(home: Home, *, now: datetime) -> Standing:
     """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
-    return standing(home, world)
+    return standing(home, world, now=now)
 
 
-def standing(home: Home, world: trust.World) -> Standing:
+def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
     """Say where things stand after a contact."""
     names = {offer.study.digest: offer.study.id for offer in world.studies}
     chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
@@ -199,6 +207,7 @@ def standing(home: Home, world: trust.World) -> Standing:
             }
             for r in world.releases
         ),
+        alarms=tuple(contact.alarm_words(alarm) for alarm in contact.alarms(world.log, now=now)),
     )
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from edge_agent import contact, trust
 from edge_agent.exchange import Exchange, patient
 from edge_agent.home import Home
-from edge_agent.trust import OfferedRelease, World
+from edge_agent.trust import OfferedRelease, Trust, World
 from edge_agent.witness import require_vouched
 from federation.auditlog.checkpoint import Receipt
 from federation.release import statement as documents
@@ -17,11 +16,13 @@ from federation.release.onnx_lint import ModelContract, lint
 from federation.release.statement import MAX_MODEL_BYTES, Release
 from federation.study import Study
 from kit import canonical, clock
+from kit.door import note
 from kit.errors import KitError
 from kit.files import os_errors, read_limited, sha256_file, write_atomic
 
 MODEL, ENVELOPE, CHAIN = "model.onnx", "release.dsse.json", "chain.pem"
 CURRENT = "current"
+WARN_AFTER = timedelta(days=14)  # without a contact
 
 # Yields the bytes of a model, named by its digest, from an offset on.
 Source = Callable[[str, int], Iterator[bytes]]
@@ -226,10 +227,20 @@ def _claimed_time(envelope: bytes) -> datetime:
     return clock.parse_rfc3339(Release.from_bytes(payload).created)
 
 
-def _check_usable(release: Release, study: Study, known: Any, now: datetime) -> None:
+def _check_usable(release: Release, study: Study, known: Trust, now: datetime) -> None:
     if release.study_digest != study.digest:
         raise KitError("the installed release is of another version of the study")
-    if known is not None and set(release.ancestors) & set(known.revoked_blueprints):
+    if set(release.ancestors) & set(known.revoked_blueprints):
         raise KitError("the installed release descends from a revoked blueprint")
     if release.lease_until is not None and now > clock.parse_rfc3339(release.lease_until):
         raise KitError("the lease of the installed release is over", hint="run `edge-agent fetch`")
+    silent = now - clock.parse_rfc3339(known.newest_time)
+    lease = study.safeguards.lease_days
+    if lease and silent > timedelta(days=lease):
+        raise KitError(
+            f"the lease of the installed release is over: study `{study.id}` wants a contact at"
+            f" least every {lease} days, and the last was {silent.days} days ago",
+            hint="run `edge-agent status`: a contact renews it",
+        )
+    if silent > WARN_AFTER:
+        note(f"the last contact was {silent.days} days ago: a withdrawal since is not known here")

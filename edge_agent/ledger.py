@@ -248,6 +248,12 @@ class Ledger:
             self._require_one_kind(histories, unit_kind)
             return self._events(max(histories, key=self._epsilon))
 
+    def runs_with(self, unit: str) -> tuple[str, frozenset[str]]:
+        """Return one unit's pseudonym (hexadecimal) and every run that it took part in."""
+        with self._reading():
+            names = self._pseudonyms([unit])
+            return names[0].hex(), next(iter(self._histories(names)))
+
     def status(self) -> LedgerStatus:
         """Return the whole account for people."""
         with self._reading():

@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from edge_agent import contact, installed, messages, outbound, outbox, submission, trust
+from edge_agent import contact, installed, messages, outbound, outbox, submission, trust, withdrawal
 from edge_agent.enrolment import Enrolled, Request, settle
 from edge_agent.errors import TrustError
 from edge_agent.home import Home
@@ -170,9 +170,8 @@ def withdraw(home: Home, study_name: str, path: Path, *, reason: str, now: datet
         KitError: no blueprint of this site in that study is known here.
     """
     study = home.study(study_name)
-    order = submission.withdrawal(
-        home, submission.own_blueprint(home, study), study, reason=reason, now=now
-    )
+    digest = withdrawal.own_blueprint(home, study)
+    order = withdrawal.signed_order(home, digest, study.digest, reason=reason, now=now)
     chain = home.read(home.signing_chain, "certificate")
     message = pb.WithdrawRequest(envelope=order, signing_chain=chain)
     return write(home, path, now=now, asks={rules.WITHDRAW: _bytes(message)})

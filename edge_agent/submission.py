@@ -3,45 +3,36 @@
 Invariants:
 
 - What `inspect` shows is made by the same function that `submit` seals.
-- A run is sealed once per study; the sealed copy in the outbox is what every retry sends, so a
-  lost payload costs no epsilon and no second statement.
+- A run is sealed once per study; the sealed copy in the outbox is what every retry sends. Where it
+  no longer holds, the run, or this site's own copy of it, is sealed anew: that costs no epsilon.
 """
 
-import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 
-from edge_agent import contact, outbound, outbox, runs
+from edge_agent import contact, copies, outbound, outbox, shipments
 from edge_agent.errors import BusyError, TrustError, UnreachableError
 from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
 from edge_agent.messages import Announcement
 from edge_agent.outbox import CIPHERTEXT, ENVELOPE, RUN, WRAPPED
+from edge_agent.outgoing import Outgoing, is_finished, of_run
 from edge_agent.runs import GATE
-from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
 from edge_agent.trust import StatusNews, check_status, open_recipient_key
-from federation.auditlog.checkpoint import Receipt
-from federation.auditlog.events import Event, Kind
-from federation.blueprint import limits
 from federation.blueprint.envelope import Claims, Seal, seal_stream
 from federation.blueprint.statement import (
     SUITE,
     VERSION,
     Context,
-    Gate,
-    GaussianMechanism,
-    PrivacyClaim,
 )
 from federation.blueprint.statement import WEIGHTS as PAYLOAD_WEIGHTS
-from federation.release.statement import WITHDRAWAL_TYPE, Withdrawal, sign
 from federation.study import RecipientKey, Study
-from kit import canonical, clock
+from kit import clock
 from kit.errors import KitError
 from kit.files import (
     os_errors,
@@ -54,20 +45,7 @@ from kit.files import (
 from pki import certificates, kem, keys
 
 _SEALING = ".sealing"  # the folder of what is not sealed to its end
-ENDED = (Kind.BLUEPRINT_REFUSED, Kind.BLUEPRINT_REJECTED, Kind.BLUEPRINT_REVOKED)
 _MAX_PEM_BYTES = 64 << 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """Exactly what would leave for one run, before it is sealed."""
-
-    study: Study
-    weights: Path
-    architecture: dict[str, Any]
-    outputs: tuple[str, ...]
-    privacy: PrivacyClaim
-    gate: Gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,55 +61,16 @@ class Submitted:
 
 
 def outgoing(home: Home, run: str) -> Outgoing:
-    """Gather what would leave for a finished run.
+    """Gather what would leave for a finished run, from its folder or from this site's own copy.
 
     Raises:
-        KitError: there is no finished run of this name.
+        KitError: there is no finished run of this name, and no copy of what was sent of it.
     """
-    folder = home.run(run)
-    if not (folder / WEIGHTS).is_file() or not (folder / GATE).is_file():
-        raise KitError(f"run `{run}` is not finished", hint="run `edge-agent train` to its end")
-    options = runs.read_json(folder / OPTIONS)
-    study = next((s for s in home.studies() if s.digest == options["study"]), None)
-    if study is None:
-        raise KitError(f"run `{run}` belongs to a study that this site does not know")
-    with runs.open_ledger(home) as ledger:
-        head, counter = ledger.head()
-    declared = set(options["declared_labels"])
-    return Outgoing(
-        study=study,
-        weights=_weights(folder / WEIGHTS),
-        architecture=canonical.decode(home.read(folder / ARCHITECTURE, "architecture")),
-        outputs=tuple(label for label in study.classes if label in declared),
-        privacy=PrivacyClaim(
-            unit=str(runs.read_json(folder / PRIVACY)["unit"]),
-            gaussian=_mechanism(runs.read_json(folder / PRIVACY)),
-            ledger_head=head,
-            ledger_counter=counter,
-        ),
-        gate=Gate(
-            passed=bool(runs.read_json(folder / GATE)["passed"]),
-            report=canonical.digest(home.read(folder / GATE, "gate report")),
-        ),
-    )
-
-
-def _weights(path: Path) -> Path:
-    if path.stat().st_size > limits.MAX_PAYLOAD_BYTES:
-        raise KitError(f"weights `{path}` are over {limits.MAX_PAYLOAD_BYTES} bytes")
-    return path
-
-
-def _mechanism(privacy: dict[str, Any]) -> GaussianMechanism | None:
-    if privacy["mechanism"] == "none":
-        return None
-    return GaussianMechanism(
-        sample_rate=float(privacy["sample_rate"]),
-        noise_multiplier=float(privacy["noise_multiplier"]),
-        steps=int(privacy["steps"]),
-        delta=float(privacy["delta"]),
-        epsilon=float(privacy["epsilon"]),
-    )
+    if not is_finished(home, run):
+        kept = copies.find(home, run)
+        if kept is not None:
+            return kept
+    return of_run(home, run)
 
 
 def submit(
@@ -152,7 +91,7 @@ def submit(
     """
     item = cleared(home, run)
     outbound.require(home, item.study, waiting(home, run))  # before anything is said to anybody
-    with Exchange.open(home) as exchange:
+    with copies.put_away(home), Exchange.open(home) as exchange:
         contact.contact(home, exchange)
         folder = sealed(home, run, item, now)
         return patiently(lambda: _send(home, exchange, item.study, folder, sent), tell=tell)
@@ -207,6 +146,8 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     write_atomic(unfinished / ENVELOPE, made.envelope, mode=0o600)
     folder = unfinished.rename(home.outbox / made.statement.digest)
     write_atomic(folder / RUN, run.encode(), mode=0o600)
+    copies.keep(home, run, folder.name, item)
+    shipments.record(home, run, made.statement)
     return folder
 
 
@@ -305,69 +246,6 @@ def _check_and_keep(home: Home, status: StatusNews, *, digest: str) -> None:
         raise TrustError("the coordinator answers about another blueprint than the one sent")
     for entry in check_status(status, home.pins, checkpoint=None):
         contact.keep_entry(home, entry)
-
-
-def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> StatusNews:
-    """Take this site's blueprint in a study back, on the word of its signing key (A3).
-
-    Raises:
-        KitError: this site has no blueprint in that study, or the coordinator refuses.
-    """
-    with Exchange.open(home) as exchange:
-        world = contact.contact(home, exchange)
-        study = home.study(study_name)
-        own = [
-            s
-            for s in world.blueprints
-            if s.study_digest == study.digest and s.state in ("received", "pending", "approved")
-        ]
-        if not own:
-            raise KitError(f"this site has nothing to withdraw in study `{study_name}`")
-        digest = own[-1].digest
-        order = withdrawal(home, digest, study, reason=reason, now=now)
-        exchange.withdraw(order, certificates.pem(*signing_chain(home)))
-        after = contact.contact(home, exchange)  # what counts is what the log now says
-        return next(s for s in after.blueprints if s.digest == digest)
-
-
-def withdrawal(home: Home, digest: str, study: Study, *, reason: str, now: datetime) -> bytes:
-    """Return the signed order that takes a blueprint back; of `reason` it has a commitment only."""
-    salt = secrets.token_bytes(16)
-    order = Withdrawal(
-        blueprint=digest,
-        study_digest=study.digest,
-        reason_commitment=hashlib.sha256(b"reason v1" + salt + reason.encode()).hexdigest(),
-        time=clock.rfc3339(now),
-    )
-    key = keys.load_signing(home.key("signing.key"))
-    return sign(order.to_bytes(), WITHDRAWAL_TYPE, key, signing_chain(home)[0])
-
-
-def own_blueprint(home: Home, study: Study) -> str:
-    """Return the digest of this site's blueprint in a study, from what is kept here.
-
-    The newest one in the log, by this site's receipts; else the one in the outbox, which may have
-    arrived without an answer.
-
-    Raises:
-        KitError: there is none.
-    """
-    arrived: dict[str, int] = {}
-    ended = set()
-    for _, entry in contact.receipts(home):
-        event = Event.from_leaf(entry.leaf)
-        if event.kind is Kind.BLUEPRINT_RECEIVED and event.details.get("study") == study.digest:
-            arrived[event.subject] = Receipt.from_text(entry.receipt).index
-        if event.kind in ENDED:
-            ended.add(event.subject)
-    alive = [digest for digest in arrived if digest not in ended]
-    if alive:
-        return max(alive, key=lambda digest: arrived[digest])
-    for folder in home.outbox.iterdir():
-        is_sealed = folder.name not in ended and (folder / RUN).is_file()
-        if is_sealed and outbox.statement(folder).context.study_digest == study.digest:
-            return folder.name
-    raise KitError(f"this site has nothing to withdraw in study `{study.id}`")
 
 
 def signing_chain(home: Home) -> tuple[x509.Certificate, ...]:

@@ -32,6 +32,7 @@ from pki.enrolment import Pins
 VERSION = 1
 
 RECEIVING = "receiving"
+MAX_SKEW_S = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +196,7 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
     log = LogView.read((*held, *news.leaves), checkpoint, passed=len(held))
     log.require(_milestones(before))
     vouchings = log.vouchings((*news.witnessed, news.checkpoint), pins)
-    revocations = _revocations(news, pins, known, now)
+    revocations = _revocations(news, pins, known, log.history, now)
     entries: list[Entry] = []
     for status in news.blueprints:
         entries += check_status(status, pins, checkpoint=news.checkpoint)
@@ -261,22 +262,31 @@ def _advance(news: News, pins: Pins, known: Trust | None) -> Checkpoint:
     return checkpoint
 
 
-def _revocations(news: News, pins: Pins, known: Trust | None, now: datetime) -> Revocations:
+def _revocations(
+    news: News, pins: Pins, known: Trust | None, history: History, now: datetime
+) -> Revocations:
     payload = open_document(
         news.revocations, documents.REVOCATIONS_TYPE, news.signing_chain, pins, now
     )
     revocations = Revocations.from_bytes(payload)
     if revocations.federation != pins.federation:
         raise TrustError("the revocation list is another federation's")
+    ahead = clock.parse_rfc3339(revocations.issued) - now
+    if ahead.total_seconds() > MAX_SKEW_S:  # it would become the floor that no clock goes below
+        raise KitError(
+            f"the coordinator's revocation list is dated {ahead} ahead of this machine's clock",
+            hint="one of the two clocks is wrong; nothing was kept of this contact",
+        )
     if known is not None:
-        _check_list_grew(revocations, known)
+        _check_list_grew(revocations, known, history)
     return revocations
 
 
-def _check_list_grew(revocations: Revocations, known: Trust) -> None:
+def _check_list_grew(revocations: Revocations, known: Trust, history: History) -> None:
     if revocations.number < known.revocations:
         raise TrustError("the revocation list is older than the one this site holds")
-    if not set(known.revoked_blueprints) <= set(revocations.blueprints):
+    missing = set(known.revoked_blueprints) - set(revocations.blueprints)
+    if missing - history.restored:  # an undo within the grace period is on the log (A3)
         raise TrustError("a revoked blueprint is missing from the revocation list")
     same_number = revocations.number == known.revocations
     if same_number and revocations.releases != known.withdrawn_releases:
@@ -426,7 +436,7 @@ def check_clock(trust: Trust | None, now: datetime) -> None:
     if trust is None:
         return
     behind = clock.parse_rfc3339(trust.newest_time) - now
-    if behind.total_seconds() > 3600:
+    if behind.total_seconds() > MAX_SKEW_S:
         raise KitError(
             f"this machine's clock is {behind} behind the newest time the coordinator signed",
             hint="set the clock; a wound-back clock could revive a withdrawn model",

@@ -21,6 +21,7 @@ MAX_SIDE_PX = 512
 MAX_SHARD = 100_000
 MAX_ROUND = 1_000_000
 MAX_QUORUM = 16
+MAX_LEASE_DAYS = 3660
 
 
 class PersonalData(StrEnum):
@@ -95,9 +96,11 @@ class Safeguards:
 
     Attributes:
         outbound_approval: a blueprint comes with the signed word of a second person at its site.
+        lease_days: a site serves a release for so long after its last contact; 0 is without end.
     """
 
     outbound_approval: bool = False
+    lease_days: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +231,7 @@ def _safeguards(value: Any) -> Safeguards:
     table = canonical.fields(value, set(Safeguards.__slots__), what="safeguards")
     if not isinstance(table["outbound_approval"], bool):
         raise FormatError("outbound_approval is not true or false")
+    canonical.integer(table["lease_days"], low=0, high=MAX_LEASE_DAYS, what="lease_days")
     found = Safeguards(**table)
     if found == Safeguards():  # one study has one byte string
         raise FormatError("safeguards that demand nothing are left out")

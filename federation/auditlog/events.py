@@ -39,6 +39,7 @@ class Kind(StrEnum):
     BLUEPRINT_APPROVED = "blueprint.approved"
     BLUEPRINT_REJECTED = "blueprint.rejected"
     BLUEPRINT_REVOKED = "blueprint.revoked"
+    BLUEPRINT_RESTORED = "blueprint.restored"
     KEY_DESTROYED = "key.destroyed"
     RELEASE_PUBLISHED = "release.published"
     RELEASE_WITHDRAWN = "release.withdrawn"

@@ -36,6 +36,16 @@ class Witness:
         return self.since < size and (self.until is None or size <= self.until)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A revocation that may still be undone: until `until` (Unix seconds), by whom it was made."""
+
+    blueprint: str
+    actor: str
+    time: str
+    until: int
+
+
 @dataclass(slots=True, kw_only=True)
 class History:
     """What the entries read so far say; `size` of them."""
@@ -54,6 +64,8 @@ class History:
     approvals: dict[str, int] = field(default_factory=dict)
     papers: dict[str, int] = field(default_factory=dict)
     epochs: list[tuple[int, Event]] = field(default_factory=list)
+    alarms: dict[str, Alarm] = field(default_factory=dict)
+    restored: set[str] = field(default_factory=set)
 
     def read(self, events: Sequence[Event | None]) -> "History":
         """Read on, in log order; returns itself. An entry of an unknown kind (None) only counts.
@@ -86,9 +98,11 @@ class History:
 
     def _read(self, event: Event) -> None:
         kind, details = event.kind, event.details
+        if kind is Kind.BLUEPRINT_REVOKED:
+            self._alarm(event)
         if kind in _STATE_OF:
             self.blueprints[event.subject] = _STATE_OF[kind]
-            self.papers |= {_text(details, n): self.size for n in _PAPERS if n in details}
+            self._papers(details)
         elif kind in _SITE_STATE:
             self._site(_text(details, "site"), _SITE_STATE[kind])
         elif kind is Kind.WITNESS_REGISTERED:
@@ -116,6 +130,10 @@ class History:
             self.releases[event.subject] = True
         elif event.kind is Kind.APPROVAL_RECORDED:
             self.approvals[_text(event.details, "record")] = self.size
+        elif event.kind is Kind.BLUEPRINT_RESTORED:
+            self.alarms.pop(event.subject, None)
+            self.restored.add(event.subject)
+            self._papers(event.details)
         elif event.kind is Kind.STUDY_CLOSED:
             self.closed.add(event.subject)
         elif event.kind is Kind.LOG_RECOVERED:
@@ -123,6 +141,19 @@ class History:
             first = _number(event.details.get("restored"))  # what people signed since is lost
             self.approvals = {digest: at for digest, at in self.approvals.items() if at < first}
             self.papers = {digest: at for digest, at in self.papers.items() if at < first}
+
+    def _papers(self, details: dict[str, Any]) -> None:
+        self.papers |= {_text(details, n): self.size for n in _PAPERS if n in details}
+
+    def _alarm(self, event: Event) -> None:
+        """Note a revocation; one without a time was of a version that knew no undo."""
+        self.restored.discard(event.subject)
+        self.alarms[event.subject] = Alarm(
+            blueprint=event.subject,
+            actor=event.actor,
+            time=event.time,
+            until=_number(event.details.get("until", 0)),
+        )
 
     def _site(self, pseudonym: str, state: str) -> None:
         self.sites[pseudonym] = state

@@ -28,6 +28,7 @@ class Decision(StrEnum):
     APPROVE = "approve"
     REJECT = "reject"
     REVOKE = "revoke"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def commitment(reason: str, salt: bytes) -> str:
 def has_quorum(records: Iterable[Approval], study: Study, decision: Decision) -> bool:
     """Say whether enough different reviewers made one decision.
 
-    One rejection is enough to reject; approving and revoking take the study's quorum.
+    One rejection is enough to reject; everything else takes the study's quorum.
     """
     reviewers = {record.reviewer for record in records if record.decision is decision}
     return len(reviewers) >= (1 if decision is Decision.REJECT else study.quorum)

@@ -20,6 +20,7 @@ from pki import certificates, identity, keys, verification
 RELEASE_TYPE = "application/vnd.hospital-edge-kit.release+json"
 REVOCATIONS_TYPE = "application/vnd.hospital-edge-kit.revocations+json"
 WITHDRAWAL_TYPE = "application/vnd.hospital-edge-kit.withdrawal+json"
+RESTORATION_TYPE = "application/vnd.hospital-edge-kit.restoration+json"
 VERSION = 1
 MAX_ARTEFACTS = 8
 MAX_ANCESTORS = 4096
@@ -131,7 +132,10 @@ class Revocations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdrawal:
-    """A site takes its own blueprint back; signed with its signing key, not its TLS key (A3)."""
+    """A site takes its own blueprint back; signed with its signing key, not its TLS key (A3).
+
+    Of type `RESTORATION_TYPE`, the same fields undo that within the grace period.
+    """
 
     blueprint: str
     study_digest: str

@@ -10,6 +10,12 @@ def enrolled(tmp_path, tmp_path_factory):
 
 
 @pytest.fixture
+def pending(tmp_path, tmp_path_factory):
+    """Three blueprints that wait for review."""
+    return site.copy("pending", tmp_path, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
 def released(tmp_path, tmp_path_factory):
     """A release made from all three."""
     return site.copy("released", tmp_path, tmp_path_factory.getbasetemp())

@@ -7,7 +7,7 @@ import pytest
 
 from coordinator import audit, erasure, logbook, registry, reviews, revocation
 from coordinator.errors import NotFoundError
-from edge_agent import submission
+from edge_agent import withdrawal
 from federation.auditlog.events import Event
 from federation.blueprint import approval
 from federation.blueprint.approval import Decision
@@ -45,7 +45,7 @@ def everything_happened(federation):
     decide(federation, "c", Decision.REJECT)
     publish(federation)
     with federation.serving():
-        submission.withdraw(
+        withdrawal.withdraw(
             federation.home("b"), site.STUDY, reason=REASON, now=site.clock.utc_now()
         )
     with federation.open() as coordinator:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from coordinator import logbook, payloads, reviews, state, submissions
 from coordinator.errors import NotFoundError, StateError
-from edge_agent import submission
+from edge_agent import withdrawal
 from federation.auditlog.events import Kind
 from federation.blueprint.approval import Decision
 from kit import clock
@@ -65,7 +65,7 @@ def test_a_review_says_what_is_known_in_plain_words(pending):
 def test_a_class_of_two_sites_is_cross_checkable(pending):
     home = pending.home("c")
     with pending.serving():
-        submission.withdraw(home, site.STUDY, reason="again", now=clock.utc_now())
+        withdrawal.withdraw(home, site.STUDY, reason="again", now=clock.utc_now())
     runs.write_run(home, home.study(site.STUDY), ("round", "lobed"), name="both", seed=8)
     with pending.open() as coordinator:
         hold_as_pending(coordinator, home, run="both")

@@ -45,10 +45,10 @@ def believe(world, news, known=None, *, now=NOW, site="a"):
     return accept(news, pins=world.pins, site=site, before=before, now=now)
 
 
-def contact(coordinator, known=None):
+def contact(coordinator, known=None, *, now=NOW):
     """Make one honest contact and return what the site then knows."""
     size = known.size if known else 0
-    return believe(coordinator.federation, coordinator.news(size), known).trust
+    return believe(coordinator.federation, coordinator.news(size), known, now=now).trust
 
 
 def sign(world, payload, kind, *, by=None):
@@ -386,15 +386,26 @@ def test_a_study_of_another_federation_is_refused(world, coordinator):
         believe(world, replace(news, studies=(offer,)))
 
 
-def test_the_newest_signed_time_never_goes_back(world, coordinator):
+def test_a18_the_newest_signed_time_never_goes_back(world, coordinator):
     coordinator.now = NOW + timedelta(days=2)
-    known = contact(coordinator)
+    known = contact(coordinator, now=coordinator.now)
     assert known.newest_time == "2026-02-02T12:00:00Z"
     coordinator.now = NOW
     assert contact(coordinator, known).newest_time == "2026-02-02T12:00:00Z"
 
 
-def test_a_clock_that_was_set_back_is_refused(world, coordinator):
+def test_a18_a_list_from_the_future_does_not_become_the_floor(world, coordinator):
+    """One list dated years ahead would stop every prediction until then."""
+    coordinator.now = NOW + timedelta(minutes=60)
+    known = contact(coordinator)
+    trust.check_clock(known, NOW)
+    coordinator.now = NOW + timedelta(minutes=60, seconds=1)
+    with pytest.raises(KitError, match="ahead of this machine's clock") as caught:
+        contact(coordinator, known)
+    assert "one of the two clocks" in caught.value.hint
+
+
+def test_a18_a_clock_that_was_set_back_is_refused(world, coordinator):
     known = contact(coordinator)
     trust.check_clock(None, NOW - timedelta(days=1000))
     trust.check_clock(known, NOW)

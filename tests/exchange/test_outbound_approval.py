@@ -18,6 +18,7 @@ from pki import keys
 from tests.fakes import runs, site
 
 SCHEME = "ed25519-file"
+NONE = {"outbound_approval": False, "lease_days": 0}
 
 
 @pytest.fixture
@@ -235,10 +236,10 @@ def test_outbound_approval_a_manifest_without_safeguards_keeps_its_bytes(strict)
     table = canonical.decode(plain.to_bytes())
     assert (table["version"], "safeguards" in table) == (1, False)
     assert canonical.decode(study.to_bytes())["version"] == 2
-    for change in ({"version": 2}, {"safeguards": {"outbound_approval": False}, "version": 2}):
+    for change in ({"version": 2}, {"safeguards": NONE, "version": 2}):
         with pytest.raises(FormatError):
             Study.from_bytes(canonical.encode(table | change))
-    guarded = table | {"safeguards": {"outbound_approval": True}}
+    guarded = table | {"safeguards": NONE | {"outbound_approval": True}}
     with pytest.raises(FormatError):
         Study.from_bytes(canonical.encode(guarded))
     assert Study.from_bytes(canonical.encode(guarded | {"version": 2})).digest != plain.digest

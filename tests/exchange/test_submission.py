@@ -6,7 +6,7 @@ import pytest
 from coordinator import logbook, payloads, registry, revocation, submissions
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from edge_agent import exchange as wire
-from edge_agent import inspection, submission
+from edge_agent import inspection, submission, withdrawal
 from edge_agent.exchange import Exchange
 from edge_agent.messages import Announcement
 from federation.auditlog.events import Kind
@@ -289,11 +289,11 @@ def test_a_withdrawal_needs_the_sites_own_signing_key(pending):
             with pytest.raises(KitError, match="not signed by `spiffe://test/site/b`"):
                 channel.withdraw(*order(mine, digest))
         assert pending.states()["a"] == "pending"
-        done = submission.withdraw(mine, site.STUDY, reason="asked", now=clock.utc_now())
+        done = withdrawal.withdraw(mine, site.STUDY, reason="asked", now=clock.utc_now())
         assert (done.digest, done.state) == (digest, "revoked")
         assert pending.states() == {"a": "revoked", "b": "pending", "c": "pending"}
         with pytest.raises(KitError, match="nothing to withdraw"):
-            submission.withdraw(mine, site.STUDY, reason="asked", now=clock.utc_now())
+            withdrawal.withdraw(mine, site.STUDY, reason="asked", now=clock.utc_now())
         assert not list(mine.outbox.iterdir())
 
 

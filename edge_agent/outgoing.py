@@ -1,0 +1,85 @@
+"""What would leave for one run: gathered from its folder, before anything is sealed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent import runs
+from edge_agent.home import Home
+from edge_agent.runs import GATE
+from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
+from federation.blueprint import limits
+from federation.blueprint.statement import Gate, GaussianMechanism, PrivacyClaim
+from federation.study import Study
+from kit import canonical
+from kit.errors import KitError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """Exactly what would leave for one run, before it is sealed."""
+
+    study: Study
+    weights: Path
+    architecture: dict[str, Any]
+    outputs: tuple[str, ...]
+    privacy: PrivacyClaim
+    gate: Gate
+
+
+def is_finished(home: Home, run: str) -> bool:
+    """Say whether a run was trained and tested, and its weights are still here."""
+    folder = home.run(run)
+    return (folder / WEIGHTS).is_file() and (folder / GATE).is_file()
+
+
+def of_run(home: Home, run: str) -> Outgoing:
+    """Gather what would leave for a finished run.
+
+    Raises:
+        KitError: there is no finished run of this name.
+    """
+    folder = home.run(run)
+    if not is_finished(home, run):
+        raise KitError(f"run `{run}` is not finished", hint="run `edge-agent train` to its end")
+    options = runs.read_json(folder / OPTIONS)
+    study = next((s for s in home.studies() if s.digest == options["study"]), None)
+    if study is None:
+        raise KitError(f"run `{run}` belongs to a study that this site does not know")
+    with runs.open_ledger(home) as ledger:
+        head, counter = ledger.head()
+    declared = set(options["declared_labels"])
+    return Outgoing(
+        study=study,
+        weights=_weights(folder / WEIGHTS),
+        architecture=canonical.decode(home.read(folder / ARCHITECTURE, "architecture")),
+        outputs=tuple(label for label in study.classes if label in declared),
+        privacy=PrivacyClaim(
+            unit=str(runs.read_json(folder / PRIVACY)["unit"]),
+            gaussian=_mechanism(runs.read_json(folder / PRIVACY)),
+            ledger_head=head,
+            ledger_counter=counter,
+        ),
+        gate=Gate(
+            passed=bool(runs.read_json(folder / GATE)["passed"]),
+            report=canonical.digest(home.read(folder / GATE, "gate report")),
+        ),
+    )
+
+
+def _weights(path: Path) -> Path:
+    if path.stat().st_size > limits.MAX_PAYLOAD_BYTES:
+        raise KitError(f"weights `{path}` are over {limits.MAX_PAYLOAD_BYTES} bytes")
+    return path
+
+
+def _mechanism(privacy: dict[str, Any]) -> GaussianMechanism | None:
+    if privacy["mechanism"] == "none":
+        return None
+    return GaussianMechanism(
+        sample_rate=float(privacy["sample_rate"]),
+        noise_multiplier=float(privacy["noise_multiplier"]),
+        steps=int(privacy["steps"]),
+        delta=float(privacy["delta"]),
+        epsilon=float(privacy["epsilon"]),
+    )

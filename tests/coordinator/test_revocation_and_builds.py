@@ -138,10 +138,12 @@ def test_revocation_withdraws_the_release_and_shreds_key_payload_and_shards(rele
             releases.model_path(coordinator, release.digest)
         assert weights_of(coordinator, released.digest("a"))  # the others are untouched
         kinds = [event.kind for event in logbook.events(coordinator)]
-    assert kinds[-5:] == [
+    assert kinds[-7:] == [
         Kind.APPROVAL_RECORDED,
         Kind.BLUEPRINT_REVOKED,
         Kind.RELEASE_WITHDRAWN,
+        Kind.REVOCATIONS_CHANGED,
+        Kind.RECIPIENT_ISSUED,  # what the site seals to from now on
         Kind.KEY_DESTROYED,  # the blueprint's own
         Kind.KEY_DESTROYED,  # the recipient key it had come under
     ]

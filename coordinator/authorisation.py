@@ -16,6 +16,7 @@ class Caller(Enum):
     NOBODY = pb.NOBODY
     ANYBODY = pb.ANYBODY  # over TLS 1.3, without a client certificate
     SITE = pb.SITE  # an enrolled site, proved by its certificate
+    REPLACED_SITE = pb.REPLACED_SITE  # also by one that was replaced but has not expired
 
 
 def _table() -> dict[str, Caller]:

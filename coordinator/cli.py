@@ -25,9 +25,13 @@ app = typer.Typer(
 )
 study_app = typer.Typer(no_args_is_help=True, help="Create, list, show and close studies.")
 sites_app = typer.Typer(no_args_is_help=True, help="List, confirm and revoke sites.")
+certificates_app = typer.Typer(no_args_is_help=True, help="What runs out, and renewing it.")
+authority_app = typer.Typer(no_args_is_help=True, help="The sites' own authorities.")
 audit_app = typer.Typer(no_args_is_help=True, help="Check and show the audit log.")
 app.add_typer(study_app, name="study")
 app.add_typer(sites_app, name="sites")
+app.add_typer(certificates_app, name="certificates")
+app.add_typer(authority_app, name="authority")
 app.add_typer(audit_app, name="audit")
 keys_app = typer.Typer(no_args_is_help=True, help="List private keys; put them under a passphrase.")
 app.add_typer(keys_app, name="keys")
@@ -154,6 +158,9 @@ def token(
         int,
         typer.Option(min=1, max=720, help="Its life; more than 24 only for a site without a line."),
     ] = 24,
+    authority: Annotated[
+        str | None, typer.Option(help="The site's own authority, as `authority add` named it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Invite a site: write a token file to hand over safely; valid once, for 24 hours."""
@@ -164,7 +171,8 @@ def token(
     from kit.files import write_secret
 
     with Coordinator.open(home) as coordinator:
-        made = registry.issue_token(coordinator, site, lifetime=timedelta(hours=hours))
+        life = timedelta(hours=hours)
+        made = registry.issue_token(coordinator, site, authority=authority, lifetime=life)
     write_secret(out, made.to_bytes())
     result = {"site": site, "token": str(out), "expires": clock.rfc3339(made.expires)}
     door.emit(result, as_json=as_json)
@@ -172,15 +180,40 @@ def token(
 
 @sites_app.command("list")
 def sites_list(home: Home, as_json: Json = False) -> None:
-    """List the sites and where each stands."""
-    from coordinator import registry
+    """List the sites, where each stands, and what somebody must look into."""
+    from coordinator import expiries, registry
     from coordinator.context import Coordinator
 
     with Coordinator.open(home) as coordinator:
         sites = registry.list_sites(coordinator)
-    rows = [(s.id, s.state, s.last_contact or "-", s.certificate_expires or "-") for s in sites]
-    head = ("site", "state", "last contact", "certificate expires")
+        warnings = expiries.warnings(coordinator)
+    rows = [
+        (s.id, s.state, s.last_contact or "-", s.certificate_expires or "-", s.alarm or "-")
+        for s in sites
+    ]
+    head = ("site", "state", "last contact", "certificate expires", "alarm")
     door.emit(sites, as_json=as_json, text=door.columns(rows, head))
+    for warning in warnings:
+        door.note(f"{PROGRAM}: warning: {warning.line}")
+
+
+@sites_app.command("readmit")
+def sites_readmit(
+    home: Home,
+    site: Annotated[str, typer.Argument(help="The site's id.")],
+    key: Key,
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Sign a reviewer's consent to another enrolment of a site that was enrolled before."""
+    from coordinator import readmission
+    from coordinator.context import Coordinator
+    from pki import keys
+
+    with Coordinator.open(home) as coordinator:
+        signing = keys.load_signing(key)
+        done = readmission.readmit(coordinator, site, reviewer_key=signing, reason=reason)
+    door.emit(done, as_json=as_json)
 
 
 @sites_app.command("confirm")
@@ -215,6 +248,115 @@ def sites_revoke(
 
     with Coordinator.open(home) as coordinator:
         door.emit(registry.revoke_site(coordinator, site), as_json=as_json)
+
+
+@certificates_app.command("list")
+def certificates_list(home: Home, as_json: Json = False) -> None:
+    """List what the coordinator holds, until when, and what somebody must do about it."""
+    from coordinator import expiries
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        held, warnings = expiries.held(coordinator), expiries.warnings(coordinator)
+    rows = [(item.name, clock.rfc3339(item.expires)) for item in held]
+    table = {"certificates": held, "warnings": [warning.line for warning in warnings]}
+    door.emit(table, as_json=as_json, text=door.columns(rows, ("certificate", "expires")))
+    for warning in warnings:
+        door.note(f"{PROGRAM}: warning: {warning.line}")
+
+
+@certificates_app.command("renew")
+def certificates_renew(
+    home: Home,
+    root_key: Annotated[
+        Path | None,
+        typer.Option("--root-key", help="Also renew the issuing CA, with the root's key file."),
+    ] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Give the issuing CA another key as well.")
+    ] = False,
+    compromised: Annotated[
+        bool,
+        typer.Option("--compromised", help="Nothing that the old signing key signed counts."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Renew the document-signing certificate now; a running `serve` takes it up by itself."""
+    from coordinator import renewals
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        done = []
+        if root_key is not None:
+            done.append(renewals.renew_issuing(coordinator, root_key, new_key=new_key))
+        elif new_key:
+            raise KitError("a new key of the issuing CA needs the root", hint="give --root-key")
+        done.append(renewals.renew_documents(coordinator, compromised=compromised))
+    rows = [(item.certificate, item.expires, item.fingerprint[:16]) for item in done]
+    head = ("certificate", "expires", "fingerprint")
+    door.emit(done, as_json=as_json, text=door.columns(rows, head))
+
+
+@authority_app.command("add")
+def authority_add(
+    home: Home,
+    name: Annotated[str, typer.Argument(help="What to call it here.")],
+    certificate: Annotated[Path, typer.Option(help="Its self-signed root certificate (PEM).")],
+    site: Annotated[list[str], typer.Option(help="A site id it may speak for; repeat.")],
+    as_json: Json = False,
+) -> None:
+    """Register a site's own certificate authority for some site ids, and for no others."""
+    from coordinator import authorities
+    from coordinator.context import Coordinator
+    from kit.files import read_limited
+
+    limit = authorities.MAX_AUTHORITY_BYTES
+    pem = read_limited(certificate, limit=limit, what="certificate")
+    with Coordinator.open(home) as coordinator:
+        door.emit(authorities.add(coordinator, name, pem, site), as_json=as_json)
+
+
+@authority_app.command("list")
+def authority_list(home: Home, as_json: Json = False) -> None:
+    """List the sites' own authorities and the ids each may speak for."""
+    from coordinator import authorities
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = authorities.list_authorities(coordinator)
+    rows = [(a.name, ",".join(a.sites), a.expires, a.fingerprint[:16]) for a in found]
+    head = ("authority", "sites", "expires", "fingerprint")
+    door.emit(found, as_json=as_json, text=door.columns(rows, head))
+
+
+@authority_app.command("remove")
+def authority_remove(
+    home: Home, name: Annotated[str, typer.Argument(help="Its name here.")], as_json: Json = False
+) -> None:
+    """Take an authority off the table: its sites are out from their next call on."""
+    from coordinator import authorities
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(authorities.remove(coordinator, name), as_json=as_json)
+
+
+@authority_app.command("crl")
+def authority_crl(
+    home: Home,
+    name: Annotated[str, typer.Argument(help="Its name here.")],
+    file: Annotated[Path, typer.Option("--file", help="Its revocation list (DER or PEM).")],
+    as_json: Json = False,
+) -> None:
+    """Take a newer revocation list of an authority; it counts from the next call on."""
+    from coordinator import authorities
+    from coordinator.context import Coordinator
+    from kit.files import read_limited
+    from pki import crl
+
+    data = crl.to_der(read_limited(file, limit=2 * crl.MAX_CRL_BYTES, what="revocation list"))
+    with Coordinator.open(home) as coordinator:
+        door.emit(authorities.put_list(coordinator, name, data), as_json=as_json)
 
 
 @study_app.command("create")

@@ -1,15 +1,15 @@
 """Contact: everything a site has to know, on one snapshot, with proof that the log only grew."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import logbook, registry, releases, state, submissions
+from coordinator import issuance, logbook, registry, releases, state, submissions, upkeep
 from coordinator.context import Coordinator
 from coordinator.logbook import Entry, Proofs
 from coordinator.submissions import Status
 from federation.auditlog.events import Event, Kind
-from pki import certificates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +23,14 @@ class StudyOffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseOffer:
-    """A release, its signed statement, and what the log says about it."""
+    """A release, its signed statement with the chain that signed it, and all the log says of it."""
 
     envelope: bytes
+    signing_chain: bytes
     withdrawn: bool
     published: Entry
     withdrawal: tuple[Entry, ...]
+    earlier: tuple[Entry, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,9 @@ class News:
     checkpoint: str
     consistency: tuple[bytes, ...]
     revocations: bytes
+    certificate_revocations: bytes
     signing_chain: bytes
+    pseudonym_salt: bytes
     studies: tuple[StudyOffer, ...]
     blueprints: tuple[Status, ...]
     releases: tuple[ReleaseOffer, ...]
@@ -64,16 +68,20 @@ def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) 
     Raises:
         StateError: this log is shorter than what the site has seen.
     """
+    certificate_revocations = issuance.revocation_list(coordinator)
     with coordinator.state.read() as tx:
         proofs = Proofs(coordinator, tx)
+        revocations, signing_chain = releases.revocations(coordinator, tx)
         return News(
             checkpoint=proofs.checkpoint,
             consistency=tuple(proofs.consistency(known_size)),
-            revocations=releases.revocations(coordinator, tx),
-            signing_chain=certificates.pem(*coordinator.signing_chain),
+            revocations=revocations,
+            certificate_revocations=certificate_revocations,
+            signing_chain=signing_chain,
+            pseudonym_salt=upkeep.salt_of(tx),
             studies=tuple(_studies(tx, site)),
             blueprints=tuple(submissions.status(site, tx, proofs)),
-            releases=tuple(_release(row, proofs) for row in releases.visible(tx)),
+            releases=tuple(_release(coordinator, tx, row, proofs) for row in releases.visible(tx)),
             first_leaf=first_leaf,
             leaves=tuple(logbook.leaves(tx, first_leaf)),
             witnessed=tuple(proofs.witnessed()),
@@ -94,13 +102,17 @@ def _studies(tx: "state.Transaction", site: str) -> list[StudyOffer]:
     ]
 
 
-def _release(row: "sa.Row[tuple[object]]", proofs: Proofs) -> ReleaseOffer:
+def _release(
+    coordinator: Coordinator, tx: "state.Transaction", row: "sa.Row[Any]", proofs: Proofs
+) -> ReleaseOffer:
     entries = proofs.entries(row.digest)
     kinds = [Event.from_leaf(entry.leaf).kind for entry in entries]
     last = max(i for i, kind in enumerate(kinds) if kind is Kind.RELEASE_PUBLISHED)
     return ReleaseOffer(
         envelope=row.envelope,
+        signing_chain=issuance.chain_of(coordinator, tx, releases.signed_by(row)),
         withdrawn=row.withdrawn,
         published=entries[last],
         withdrawal=tuple(entries[last + 1 :]),
+        earlier=tuple(entries[:last]),
     )

@@ -1,22 +1,28 @@
 """The coordinator as its services see it: home, state, and the keys it signs with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cryptography import x509
 
+from coordinator import upkeep
 from coordinator.home import CoordinatorConfig, Home
 from coordinator.state import State, Transaction
 from kit import clock
-from kit.files import read_limited
+from kit.files import os_errors, read_limited
 from pki import certificates, identity, keys
+from pki.errors import IdentityError
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
 SECRET_BYTES = 32
+
+_Read = TypeVar("_Read")
+_Key = TypeVar("_Key", keys.TlsKey, keys.SigningKey)
 
 
 @dataclass
@@ -25,6 +31,7 @@ class Coordinator:
 
     home: Home
     state: State
+    _read: dict[Path, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
     @contextmanager
@@ -38,6 +45,7 @@ class Coordinator:
         home = Home.open(path)
         state = State.open(home.database)
         try:
+            upkeep.complete(state)
             yield cls(home, state)
         finally:
             state.close()
@@ -57,11 +65,11 @@ class Coordinator:
         """The federation's root certificate."""
         return self._chain("root.pem")[0]
 
-    @cached_property
+    @property
     def issuing(self) -> certificates.Authority:
-        """The issuing CA with its key."""
-        key = keys.load_tls(self.home.key("issuing.key"))
-        return certificates.Authority(self._chain("issuing.pem")[0], key)
+        """The issuing CA with its key, as it is now: a running server follows a renewal."""
+        chain, key = self._pair("issuing", keys.load_tls)
+        return certificates.Authority(chain[0], key)
 
     @cached_property
     def log_key(self) -> keys.SigningKey:
@@ -73,15 +81,15 @@ class Coordinator:
         """The key that signs study manifests and recipient keys."""
         return keys.load_signing(self.home.key("study.key"))
 
-    @cached_property
-    def signing_key(self) -> keys.SigningKey:
-        """The key of the coordinator's document-signing certificate."""
-        return keys.load_signing(self.home.key("signing.key"))
+    @property
+    def signer(self) -> tuple[tuple[x509.Certificate, ...], keys.SigningKey]:
+        """The coordinator's document-signing chain, leaf first, and its key, as they are now."""
+        return self._pair("signing", keys.load_signing)
 
-    @cached_property
+    @property
     def signing_chain(self) -> tuple[x509.Certificate, ...]:
         """The coordinator's document-signing chain, leaf first."""
-        return self._chain("signing.pem")
+        return self.signer[0]
 
     @property
     def log_origin(self) -> str:
@@ -106,8 +114,40 @@ class Coordinator:
         """Keep the secret of a new study."""
         keys.write_secret(self.home.key(f"study-{study_digest}.secret"), secret)
 
-    def _chain(self, name: str) -> tuple[x509.Certificate, ...]:
-        path = self.home.certificate(name)
-        return certificates.from_pem(
-            read_limited(path, limit=MAX_CERTIFICATE_BYTES, what="certificate")
+    def _pair(
+        self, name: str, load: Callable[[Path], _Key]
+    ) -> tuple[tuple[x509.Certificate, ...], _Key]:
+        """Return a chain and the key that its leaf is for.
+
+        A renewal puts the next key beside the present one, then replaces the chain, then the key:
+        wherever it was interrupted, the chain says which of the two keys counts.
+        """
+        chain = self._chain(f"{name}.pem")
+        for file in (self.home.key(f"{name}.key"), self.home.key(f"{name}-next.key")):
+            if file.is_file():
+                key = self._fresh(file, load)
+                if key.public_key() == chain[0].public_key():
+                    return chain, key
+        raise IdentityError(
+            f"no key in this home belongs to the certificate `{name}.pem`",
+            hint="restore the folder `keys` of this home, whole",
         )
+
+    def _chain(self, name: str) -> tuple[x509.Certificate, ...]:
+        def read(path: Path) -> tuple[x509.Certificate, ...]:
+            data = read_limited(path, limit=MAX_CERTIFICATE_BYTES, what="certificate")
+            return certificates.from_pem(data)
+
+        return self._fresh(self.home.certificate(name), read)
+
+    def _fresh(self, path: Path, read: Callable[[Path], _Read]) -> _Read:
+        """Return what a file says; it is read again only when it was replaced."""
+        with os_errors(path):
+            found = path.stat() if path.is_file() else None
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size) if found else None
+        kept = self._read.get(path)
+        if kept is None or kept[0] != stamp:
+            kept = (stamp, read(path))
+            self._read[path] = kept
+        value: _Read = kept[1]
+        return value

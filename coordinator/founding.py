@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from coordinator import issuance, upkeep
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.home import CONFIG, CoordinatorConfig, Home
@@ -118,6 +119,8 @@ def _furnish(
             cosigners=cosigners,
         )
         tx.record(Kind.REVOCATIONS_CHANGED, revocations_digest((), ()), number=0)
+        upkeep.salt_pseudonyms(tx)
+        issuance.keep(tx, chain, holder=issuance.COORDINATOR, usage=issuance.SIGNING)
     state.close()
     return fingerprint
 

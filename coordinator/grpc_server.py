@@ -10,19 +10,23 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from itertools import chain
 from typing import Any
 
 import grpc
+from cryptography import x509
 
 from coordinator import (
+    authorities,
     leftovers,
     logbook,
     messages,
     registry,
+    rekeying,
     releases,
+    renewals,
     requests,
     revocation,
     staging,
@@ -37,7 +41,8 @@ from coordinator.state import SERVE_LOCK
 from kit.errors import FormatError, KitError
 from kit.files import exclusive
 from kit.stalls import Watch
-from pki import certificates, enrolment, keys, tls
+from pki import certificates, enrolment, keys, lifetimes, tls
+from pki.certificates import Authority
 from protos import exchange_pb2 as pb
 from protos import exchange_pb2_grpc as stubs
 
@@ -84,6 +89,8 @@ class _Enrolment(stubs.EnrolmentServicer):
             tls_request=request.tls_request,
             signing_request=request.signing_request,
             witness_key=request.witness_key,
+            tls_chain=request.tls_chain,
+            signing_chain=request.signing_chain,
         )
         return messages.enrol_reply(reply)
 
@@ -105,6 +112,10 @@ class _Exchange(stubs.ExchangeServicer):
     def Cosign(self, request: Any, site: str) -> Any:
         requests.cosign(self._coordinator, site, request)
         return pb.CosignReply()
+
+    def Rekey(self, request: Any, site: str) -> Any:
+        chain = rekeying.rekey(self._coordinator, site, request.order, request.signing_chain)
+        return pb.RekeyReply(chain=chain)
 
     def Renew(self, request: Any, site: str) -> Any:
         return pb.RenewReply(tls_chain=requests.renew(self._coordinator, site, request))
@@ -157,30 +168,36 @@ class _Exchange(stubs.ExchangeServicer):
 
 
 class ServerIdentity:
-    """The coordinator's TLS server leaf, issued by its own CA and renewed at 2/3 of its life."""
+    """The coordinator's TLS server leaf: renewed at 2/3 of its life, or when the CA was."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self._lock = threading.Lock()
-        self._renew_after: datetime | None = None
+        self._issuer: x509.Certificate | None = None
+        self._renew_from = datetime.min.replace(tzinfo=UTC)
         self._pair = (b"", b"")
 
     def pair(self) -> tuple[bytes, bytes]:
-        """Return (key, chain) in PEM; called before every handshake."""
-        now = self._coordinator.now()
+        """Return (key, chain) in PEM; called before every handshake.
+
+        Raises:
+            IdentityError: the leaf is not ECDSA: TLS 1.2 would be on offer (see `pki.tls`).
+        """
+        now, issuing = self._coordinator.now(), self._coordinator.issuing
         with self._lock:
-            if self._renew_after is None or now >= self._renew_after:
-                self._pair, self._renew_after = self._issue(now)
+            if now >= self._renew_from or issuing.certificate != self._issuer:
+                self._pair = self._issue(issuing, now)
+                self._issuer = issuing.certificate
             return self._pair
 
-    def _issue(self, now: datetime) -> tuple[tuple[bytes, bytes], datetime]:
-        issuing, key = self._coordinator.issuing, keys.new_tls_key()
+    def _issue(self, issuing: Authority, now: datetime) -> tuple[bytes, bytes]:
+        key = keys.new_tls_key()
         hosts = [host.strip() for host in self._coordinator.config.hosts.split(",")]
         leaf = certificates.issue_tls_server(
             issuing, self._coordinator.identity, key.public_key(), hosts, now=now
         )
-        lifetime = leaf.not_valid_after_utc - now
-        return (keys.pem(key), certificates.pem(leaf, issuing.certificate)), now + lifetime * 2 / 3
+        self._renew_from = lifetimes.renewal_due(leaf)
+        return keys.pem(key), certificates.pem(leaf, issuing.certificate)
 
 
 class RunningServer:
@@ -191,7 +208,6 @@ class RunningServer:
         self._received = threading.Event()
         self._stopping = threading.Event()
         who = ServerIdentity(coordinator)
-        root = certificates.pem(coordinator.root)
         listen = coordinator.config.listen
         self.transfers = Transfers(coordinator.config.upload_places)
         self._watches = (Watch(STALL_S), Watch(ENROL_STALL_S))
@@ -199,13 +215,13 @@ class RunningServer:
         stubs.add_ExchangeServicer_to_server(  # type: ignore[no-untyped-call]
             _Exchange(coordinator, self._received, self.transfers), self._exchange
         )
-        mutual = tls.server_credentials(who.pair, root=root, require_client=True)
+        mutual = tls.server_credentials(who.pair, clients=lambda: authorities.roots(coordinator))
         self.exchange_port = _bind(self._exchange, f"{listen}:{exchange}", mutual)
         self._enrolment = _server(coordinator, self._watches[1])
         stubs.add_EnrolmentServicer_to_server(  # type: ignore[no-untyped-call]
             _Enrolment(coordinator), self._enrolment
         )
-        server_only = tls.server_credentials(who.pair, root=root, require_client=False)
+        server_only = tls.server_credentials(who.pair, clients=None)
         self.enrol_port = _bind(self._enrolment, f"{listen}:{enrol}", server_only)
         self._worker = threading.Thread(target=self._take_in, name="intake", daemon=True)
 
@@ -234,6 +250,7 @@ class RunningServer:
             self._attempt(supervisor.run_waiting)
             self._attempt(revocation.destroy_due)
             self._attempt(staging.expire)
+            self._attempt(renewals.renew_due)
             self._received.wait(INTAKE_POLL_S)
             self._received.clear()
 

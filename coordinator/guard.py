@@ -120,8 +120,10 @@ class Guard(grpc.ServerInterceptor):
             _log.warning("ended a call of %s that stood still", site or "nobody enrolled")
 
     def _site(self, caller: Caller, context: grpc.ServicerContext) -> str | None:
-        if caller is Caller.SITE:
-            return registry.authenticate(self._coordinator, tls.peer(context))
+        if caller in (Caller.SITE, Caller.REPLACED_SITE):
+            superseded = caller is Caller.REPLACED_SITE
+            chain = tls.peer(context)
+            return registry.authenticate(self._coordinator, chain, superseded=superseded)
         tls.require_version(context)
         return None
 

@@ -25,7 +25,9 @@ def contact_reply(news: News) -> Any:
         checkpoint=news.checkpoint,
         consistency=news.consistency,
         revocations=news.revocations,
+        certificate_revocations=news.certificate_revocations,
         signing_chain=news.signing_chain,
+        pseudonym_salt=news.pseudonym_salt,
         studies=[
             pb.StudyEntry(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
             for s in news.studies
@@ -34,9 +36,11 @@ def contact_reply(news: News) -> Any:
         releases=[
             pb.ReleaseEntry(
                 envelope=r.envelope,
+                signing_chain=r.signing_chain,
                 withdrawn=r.withdrawn,
                 published=_entry(r.published),
                 withdrawal=[_entry(e) for e in r.withdrawal],
+                earlier=[_entry(e) for e in r.earlier],
             )
             for r in news.releases
         ],

@@ -37,6 +37,21 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX ix_papers_blueprint ON papers (blueprint)",
     ),
     ("CREATE TABLE lost (name VARCHAR NOT NULL, kind VARCHAR NOT NULL, PRIMARY KEY (name))",),
+    (
+        "ALTER TABLE sites ADD COLUMN signing_previous VARCHAR",
+        "ALTER TABLE sites ADD COLUMN authority VARCHAR",
+        "CREATE TABLE certificates (fingerprint VARCHAR NOT NULL, position INTEGER NOT NULL,"
+        " serial VARCHAR NOT NULL, holder VARCHAR NOT NULL, usage VARCHAR NOT NULL,"
+        " chain BLOB NOT NULL, expires VARCHAR NOT NULL, own BOOLEAN NOT NULL, revoked VARCHAR,"
+        " reason VARCHAR, PRIMARY KEY (fingerprint), UNIQUE (position))",
+        "CREATE INDEX ix_certificates_serial ON certificates (serial)",
+        "CREATE INDEX ix_certificates_holder ON certificates (holder)",
+        "CREATE TABLE authorities (name VARCHAR NOT NULL, certificate BLOB NOT NULL,"
+        " sites TEXT NOT NULL, crl BLOB, crl_number INTEGER, PRIMARY KEY (name))",
+        "CREATE TABLE readmissions (site VARCHAR NOT NULL, previous VARCHAR NOT NULL,"
+        " reviewer_key VARCHAR NOT NULL, envelope BLOB NOT NULL, reason TEXT NOT NULL,"
+        " salt BLOB NOT NULL, PRIMARY KEY (site, previous, reviewer_key))",
+    ),
 )
 NEWEST = len(STEPS) + 1
 LOG_NODES = 2  # the schema from which on subtree roots, and the documents below, are kept

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import state
+from coordinator import registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError
 from coordinator.state import Transaction
@@ -68,11 +68,12 @@ def check_outbound(
             "this study wants a second person's signature at the site on what leaves",
             hint="an officer looks and signs: `edge-agent inspect --sign KEY`",
         )
+    site = identity.Identity.parse(statement.context.sender)
     key = Officer.verify(
         given.officer,
         chain,
-        site=identity.Identity.parse(statement.context.sender),
-        root=coordinator.root,
+        site=site,
+        root=registry.root_of(coordinator, site.name),
         now=coordinator.now(),
     )
     Outbound.verify(given.outbound, officers=[key], blueprint=statement.digest, study=study.digest)

@@ -1,8 +1,9 @@
-"""Sites and studies: invitations, enrolment, confirmation, renewal, revocation, manifests."""
+"""Sites and studies: invitations, enrolment, confirmation, revocation, who calls, manifests."""
 
 import json
+import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,17 +11,32 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import logbook, recipients, staging, state
+from coordinator import (
+    authorities,
+    issuance,
+    logbook,
+    readmission,
+    recipients,
+    staging,
+    state,
+    upkeep,
+)
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.state import Transaction
 from federation import dsse
-from federation.auditlog.events import Kind
+from federation.auditlog import pseudonyms
+from federation.auditlog.events import Event, Kind
 from federation.study import PAYLOAD_TYPE, Study
 from kit import canonical, clock
 from pki import certificates, enrolment, identity, keys, verification
+from pki.errors import IdentityError, RequestError
 
 INVITED, REQUESTED, ACTIVE, REVOKED = "invited", "requested", "active", "revoked"
+WITNESS_KEY_BYTES = 32
+MAX_CHAIN_BYTES = 16 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +49,9 @@ class Site:
     code: str | None
     last_contact: str | None
     certificate_expires: str | None
+    signing_certificate_expires: str | None
+    authority: str | None
+    alarm: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +75,21 @@ class Closed:
 
 
 def issue_token(
-    coordinator: Coordinator, site: str, *, lifetime: timedelta = enrolment.TOKEN_LIFETIME
+    coordinator: Coordinator,
+    site: str,
+    *,
+    authority: str | None = None,
+    lifetime: timedelta = enrolment.TOKEN_LIFETIME,
 ) -> enrolment.Token:
     """Invite a site: returns the token (sensitive), keeps its hash for `lifetime`.
 
-    Inviting an invited or revoked site again replaces what was there.
+    Inviting an invited or revoked site again replaces what was there. `authority` names the
+    registered CA that will speak for the site; None is the federation's own.
 
     Raises:
         StateError: the site is enrolled already, or the lifetime is out of bounds.
+        NotAllowedError: it was enrolled before and no quorum consented (A1), or the authority may
+            not speak for it (A14).
     """
     if not timedelta(0) < lifetime <= enrolment.MAX_TOKEN_LIFETIME:
         raise StateError("a token lives from one hour to 30 days")
@@ -76,14 +102,17 @@ def issue_token(
                 f"site `{site}` is {row.state} already",
                 hint=f"run `coordinator sites revoke {site}` first",
             )
+        readmission.require(coordinator, tx, site)
+        _check_authority(coordinator, tx, site, authority)
         expires = tx.now + lifetime
-        pseudonym = row.pseudonym if row is not None else f"s-{secrets.token_hex(6)}"
+        pseudonym = row.pseudonym if row is not None else _pseudonym(tx, who)
         tx.execute(sa.delete(state.sites).where(state.sites.c.id == site))
         tx.execute(
             sa.insert(state.sites).values(
                 id=site,
                 pseudonym=pseudonym,
                 state=INVITED,
+                authority=authority,
                 token_hash=enrolment.secret_hash(secret),
                 token_expires=clock.rfc3339(expires),
                 ledger_counter=row.ledger_counter if row is not None else 0,
@@ -104,6 +133,22 @@ def issue_token(
     )
 
 
+def _pseudonym(tx: Transaction, who: identity.Identity) -> str:
+    return pseudonyms.pseudonym(upkeep.salt_of(tx), who.uri)
+
+
+def _check_authority(
+    coordinator: Coordinator, tx: Transaction, site: str, authority: str | None
+) -> None:
+    named = [a.name for a in authorities.list_authorities(coordinator) if site in a.sites]
+    if named != ([] if authority is None else [authority]):
+        owner = f"authority `{named[0]}`" if named else "the federation's own authority"
+        raise NotAllowedError(
+            f"site `{site}` belongs to {owner}",
+            hint="see `coordinator authority list`; give that one with --authority",
+        )
+
+
 def pins(coordinator: Coordinator) -> enrolment.Pins:
     """Return what every site of this federation pins."""
     return enrolment.Pins(
@@ -122,10 +167,14 @@ def enrol(
     tls_request: bytes,
     signing_request: bytes,
     witness_key: bytes,
+    tls_chain: bytes = b"",
+    signing_chain: bytes = b"",
 ) -> EnrolmentReply:
     """Take a site's request, or say where it stands; every name in the requests is ignored.
 
     `token` is the hash of the token's secret: how the secret was proved is the door's matter.
+    A site with its own authority brings the chains (PEM) that it got there; the requests prove that
+    it holds their keys.
 
     The first request burns the token and binds it to these keys. The same request may be repeated
     until a person confirms it. A second, different request on a used token is an alarm: the site
@@ -140,19 +189,26 @@ def enrol(
         _invitation(tx, token)  # a stranger gets no further, and no write lock
     certificates.requested_tls_key(tls_request)
     certificates.requested_signing_key(signing_request)
-    keys.verifying_key(witness_key)
+    if len(witness_key) != WITNESS_KEY_BYTES:
+        raise RequestError("the witness key is not an Ed25519 public key")
     code = enrolment.confirmation_code(tls_request, signing_request, witness_key)
     reused = False
     with coordinator.write() as tx:
         row = _invitation(tx, token)
         if row.state == INVITED:
+            chains = (tls_chain, signing_chain)
+            _check_chains(coordinator, tx, row, (tls_request, signing_request), chains)
             _take_request(tx, row, code, tls_request, signing_request, witness_key)
+            if row.authority is not None:
+                _set(tx, row.id, tls_chain=tls_chain, signing_chain=signing_chain)
         elif row.code != code:
             if row.state == ACTIVE and _is_expired(tx, row):
                 raise _used_up()  # a copy found in a drawer must not shut the site out
+            tx.record(Kind.TOKEN_REUSED, row.token_hash, site=row.pseudonym)
             _revoke_row(tx, row)
             reused = True
     if reused:
+        _log.error("alarm: the enrolment token of site %s was used by two; revoked", row.id)
         raise NotAllowedError(
             "this enrolment token was used with other keys; the site is revoked",
             hint="find out who holds a copy of the token, then ask for a new one",
@@ -171,6 +227,53 @@ def invited(coordinator: Coordinator, token: str) -> str:
     with coordinator.state.read() as tx:
         site: str = _invitation(tx, token).id
     return site
+
+
+def _check_chains(
+    coordinator: Coordinator,
+    tx: Transaction,
+    row: sa.Row[Any],
+    requests: tuple[bytes, bytes],
+    chains: tuple[bytes, bytes],
+) -> None:
+    """Check the chains of a site with its own authority; from another site none are taken."""
+    if row.authority is None:
+        if any(chains):
+            raise RequestError(
+                "this site's certificates come from the federation's own authority",
+                hint="enrol without certificate files, or ask for a token with --authority",
+            )
+        return
+    tls_key = certificates.requested_tls_key(requests[0])
+    check_own_chain(coordinator, tx, row, chains[0], tls_key, verification.verify_tls_client)
+    signing_key = certificates.requested_signing_key(requests[1])
+    check_own_chain(coordinator, tx, row, chains[1], signing_key, verification.verify_signing)
+
+
+def check_own_chain(
+    coordinator: Coordinator,
+    tx: Transaction,
+    row: sa.Row[Any],
+    chain: bytes,
+    key: certificates.PublicKey,
+    verify: Callable[..., identity.Identity],
+) -> None:
+    """Check a chain from a site's own authority: its identity, its usage, and that it is for `key`.
+
+    Raises:
+        RequestError: it is not.
+    """
+    anchor = authorities.anchor(coordinator, tx, row.authority)
+    if len(chain) > MAX_CHAIN_BYTES:
+        raise RequestError("certificate chain is over its size limit")
+    try:
+        found = certificates.from_pem(chain)
+        who = verify(found, root=anchor.root, now=tx.now, revocations=anchor.revocations)
+    except IdentityError as error:
+        raise RequestError(f"certificate of the site's own authority: {error}") from error
+    expected = identity.site(coordinator.config.federation, row.id)
+    if who != expected or found[0].public_key() != key:
+        raise RequestError(f"the certificate is not for `{expected.uri}` and the requested key")
 
 
 def _invitation(tx: Transaction, token: str) -> sa.Row[Any]:
@@ -209,18 +312,16 @@ def _take_request(
         raise NotAllowedError(
             "this enrolment token has expired", hint="ask the coordinator for a new token"
         )
-    tx.execute(
-        sa.update(state.sites)
-        .where(state.sites.c.id == row.id)
-        .values(
-            state=REQUESTED,
-            code=code,
-            tls_request=tls_request,
-            signing_request=signing_request,
-            witness_key=witness_key,
-        )
+    _set(
+        tx,
+        row.id,
+        state=REQUESTED,
+        code=code,
+        tls_request=tls_request,
+        signing_request=signing_request,
+        witness_key=witness_key,
     )
-    request = canonical.digest(tls_request + signing_request + witness_key)
+    request = enrolment.request_digest(tls_request, signing_request, witness_key)
     tx.record(Kind.SITE_REQUESTED, request, site=row.pseudonym)
 
 
@@ -240,58 +341,47 @@ def confirm(coordinator: Coordinator, site: str, code: str) -> Site:
                 f"the code is not that of the request from `{site}`",
                 hint="somebody else may have used the token: compare again, then revoke the site",
             )
-        who = identity.site(coordinator.config.federation, site)
-        issuing = coordinator.issuing
-        tls = certificates.issue_tls_client(
-            issuing, who, certificates.requested_tls_key(row.tls_request), now=tx.now
+        tls_chain, signing_chain = _confirmed_chains(coordinator, tx, row)
+        own = row.authority is None
+        tls = issuance.keep(tx, tls_chain, holder=site, usage=issuance.TLS, own=own)
+        signing = issuance.keep(tx, signing_chain, holder=site, usage=issuance.SIGNING, own=own)
+        _set(
+            tx,
+            site,
+            state=ACTIVE,
+            tls_chain=tls_chain,
+            signing_chain=signing_chain,
+            tls_fingerprint=tls,
+            signing_fingerprint=signing,
         )
-        signing = certificates.issue_signing(
-            issuing, who, certificates.requested_signing_key(row.signing_request), now=tx.now
-        )
-        tx.execute(
-            sa.update(state.sites)
-            .where(state.sites.c.id == site)
-            .values(
-                state=ACTIVE,
-                tls_chain=certificates.pem(tls, issuing.certificate),
-                signing_chain=certificates.pem(signing, issuing.certificate),
-                tls_fingerprint=certificates.fingerprint(tls),
-                signing_fingerprint=certificates.fingerprint(signing),
-            )
-        )
-        fingerprint = certificates.fingerprint(signing)
-        tx.record(Kind.SITE_CONFIRMED, fingerprint, site=row.pseudonym)
+        tx.record(Kind.SITE_CONFIRMED, signing, site=row.pseudonym, request=_request_digest(row))
         tx.record(Kind.WITNESS_REGISTERED, row.witness_key.hex(), site=row.pseudonym)
         for study in tx.all(sa.select(state.studies).where(state.studies.c.open)):
             recipients.add(coordinator, tx, Study.from_bytes(study.manifest), site)
-        return _site(_site_row(tx, site))
+        return _site(tx, _site_row(tx, site))
 
 
-def renew(coordinator: Coordinator, site: str, tls_request: bytes) -> bytes:
-    """Return a fresh TLS chain (PEM) for a site's fresh key.
+def _confirmed_chains(
+    coordinator: Coordinator, tx: Transaction, row: sa.Row[Any]
+) -> tuple[bytes, bytes]:
+    """Return the TLS and signing chains (PEM) of a site whose code was confirmed."""
+    if row.authority is not None:
+        return row.tls_chain, row.signing_chain
+    who = identity.site(coordinator.config.federation, row.id)
+    issuing = coordinator.issuing
+    tls = certificates.issue_tls_client(
+        issuing, who, certificates.requested_tls_key(row.tls_request), now=tx.now
+    )
+    signing = certificates.issue_signing(
+        issuing, who, certificates.requested_signing_key(row.signing_request), now=tx.now
+    )
+    ca = issuing.certificate
+    return certificates.pem(tls, ca), certificates.pem(signing, ca)
 
-    Raises:
-        IdentityError: the request does not prove its key.
-        NotAllowedError: the site is not active.
-        LimitError: it renewed too often today.
-    """
-    key = certificates.requested_tls_key(tls_request)
-    with coordinator.write() as tx:
-        row = active_site(tx, site)
-        logbook.charge(tx, site)
-        who = identity.site(coordinator.config.federation, site)
-        leaf = certificates.issue_tls_client(coordinator.issuing, who, key, now=tx.now)
-        chain = certificates.pem(leaf, coordinator.issuing.certificate)
-        fingerprint = certificates.fingerprint(leaf)
-        # One that was never used may never have arrived: the site still holds the one before it.
-        in_use = row.tls_previous or row.tls_fingerprint
-        tx.execute(
-            sa.update(state.sites)
-            .where(state.sites.c.id == site)
-            .values(tls_chain=chain, tls_fingerprint=fingerprint, tls_previous=in_use)
-        )
-        tx.record(Kind.CERTIFICATE_RENEWED, fingerprint, site=row.pseudonym)
-    return chain
+
+def _request_digest(row: sa.Row[Any]) -> str:
+    """Return the digest by which a site knows its own enrolment in the log."""
+    return enrolment.request_digest(row.tls_request, row.signing_request, row.witness_key)
 
 
 def revoke_site(coordinator: Coordinator, site: str) -> Site:
@@ -306,7 +396,7 @@ def revoke_site(coordinator: Coordinator, site: str) -> Site:
         row = _site_row(tx, site)
         if row.state != REVOKED:
             _revoke_row(tx, row)
-        revoked = _site(_site_row(tx, site))
+        revoked = _site(tx, _site_row(tx, site))
     staging.drop_dead(coordinator)
     recipients.destroy_idle(coordinator)
     return revoked
@@ -315,6 +405,7 @@ def revoke_site(coordinator: Coordinator, site: str) -> Site:
 def _revoke_row(tx: Transaction, row: sa.Row[Any]) -> None:
     tx.execute(sa.update(state.sites).where(state.sites.c.id == row.id).values(state=REVOKED))
     recipients.retire_site(tx, row.id)
+    issuance.revoke_holder(tx, row.id)
     subject = row.signing_fingerprint or row.token_hash
     tx.record(Kind.SITE_REVOKED, subject, site=row.pseudonym)
 
@@ -322,7 +413,7 @@ def _revoke_row(tx: Transaction, row: sa.Row[Any]) -> None:
 def list_sites(coordinator: Coordinator) -> list[Site]:
     """Return every site, by id."""
     with coordinator.state.read() as tx:
-        return [_site(row) for row in tx.all(sa.select(state.sites).order_by(state.sites.c.id))]
+        return [_site(tx, row) for row in tx.all(sa.select(state.sites).order_by(state.sites.c.id))]
 
 
 def active_site(tx: Transaction, site: str) -> sa.Row[Any]:
@@ -339,28 +430,46 @@ def active_site(tx: Transaction, site: str) -> sa.Row[Any]:
     return row
 
 
-def authenticate(coordinator: Coordinator, chain: Sequence[x509.Certificate]) -> str:
+def authenticate(
+    coordinator: Coordinator, chain: Sequence[x509.Certificate], *, superseded: bool = False
+) -> str:
     """Return the site that a TLS client chain proves, checked anew at every call.
 
+    `superseded` lets a certificate in that was replaced but has not expired: somebody else may have
+    replaced it, and the site must still be able to see that (A1).
+
     Raises:
-        IdentityError: the chain does not prove a site of this federation.
-        NotAllowedError: the site is not active, or this is not its current certificate.
+        IdentityError: the chain does not prove a site of this federation, or is revoked.
+        NotAllowedError: the site is not active, its authority is another, or this is not its
+            current certificate.
     """
-    who = verification.verify_tls_client(chain, root=coordinator.root, now=coordinator.now())
-    if who.role is not identity.Role.SITE or who.federation != coordinator.config.federation:
-        raise NotAllowedError("the certificate is not that of a site of this federation")
-    fingerprint = certificates.fingerprint(chain[0])
     with coordinator.state.read() as tx:
+        who, authority = authorities.prove(coordinator, tx, chain, verification.verify_tls_client)
+        if who.role is not identity.Role.SITE or who.federation != coordinator.config.federation:
+            raise NotAllowedError("the certificate is not that of a site of this federation")
         row = active_site(tx, who.name)
-    if fingerprint not in (row.tls_fingerprint, row.tls_previous):
-        raise NotAllowedError("the certificate is not the current one of this site")
+        if authority != row.authority:
+            raise NotAllowedError("the certificate is of another authority than this site's")
+        if authority is not None:
+            return who.name  # its own authority renews it, and says what is revoked
+        fingerprint = certificates.fingerprint(chain[0])
+        if fingerprint not in (row.tls_fingerprint, row.tls_previous):
+            if superseded and issuance.is_superseded(tx, fingerprint, holder=who.name):
+                return who.name
+            raise NotAllowedError(
+                "the certificate is not the current one of this site",
+                hint="if this site did not renew it, its TLS key was copied: `edge-agent status`"
+                " tells, `edge-agent renew --reclaim` takes the copy out of use",
+            )
     if row.tls_previous is not None and fingerprint == row.tls_fingerprint:
         with coordinator.write() as tx:
-            tx.execute(
+            changed = tx.execute(
                 sa.update(state.sites)
                 .where(state.sites.c.id == who.name, state.sites.c.tls_fingerprint == fingerprint)
                 .values(tls_previous=None)
             )
+            if changed.rowcount:
+                issuance.settle_tls(tx, who.name, row.tls_previous)
     return who.name
 
 
@@ -371,14 +480,27 @@ def authenticate_signer(coordinator: Coordinator, chain: Sequence[x509.Certifica
         IdentityError: the chain does not prove a signer of this federation.
         NotAllowedError: the site is not active, or this is not its registered certificate.
     """
-    who = verification.verify_signing(chain, root=coordinator.root, now=coordinator.now())
-    if who.role is not identity.Role.SITE or who.federation != coordinator.config.federation:
-        raise NotAllowedError("the certificate is not that of a site of this federation")
     with coordinator.state.read() as tx:
+        who, authority = authorities.prove(coordinator, tx, chain, verification.verify_signing)
+        if who.role is not identity.Role.SITE or who.federation != coordinator.config.federation:
+            raise NotAllowedError("the certificate is not that of a site of this federation")
         row = active_site(tx, who.name)
-    if certificates.fingerprint(chain[0]) != row.signing_fingerprint:
+    if authority != row.authority:
+        raise NotAllowedError("the certificate is of another authority than this site's")
+    current = {row.signing_fingerprint, row.signing_previous} - {None}
+    if certificates.fingerprint(chain[0]) not in current:
         raise NotAllowedError("the signing certificate is not the current one of this site")
     return who.name
+
+
+def root_of(coordinator: Coordinator, site: str) -> x509.Certificate:
+    """Return the root that an active site's certificates lead to.
+
+    Raises:
+        NotAllowedError: the site is not active, or its authority is not registered any more.
+    """
+    with coordinator.state.read() as tx:
+        return authorities.anchor(coordinator, tx, active_site(tx, site).authority).root
 
 
 def issued_to(coordinator: Coordinator, site: str) -> EnrolmentReply:
@@ -527,7 +649,7 @@ def _site_row(tx: Transaction, site: str) -> sa.Row[Any]:
     return row
 
 
-def _site(row: sa.Row[Any]) -> Site:
+def _site(tx: Transaction, row: sa.Row[Any]) -> Site:
     return Site(
         id=row.id,
         pseudonym=row.pseudonym,
@@ -535,7 +657,24 @@ def _site(row: sa.Row[Any]) -> Site:
         code=row.code,
         last_contact=row.last_contact,
         certificate_expires=_expiry(row.tls_chain),
+        signing_certificate_expires=_expiry(row.signing_chain),
+        authority=row.authority,
+        alarm=_alarm(tx, row),
     )
+
+
+def _alarm(tx: Transaction, row: sa.Row[Any]) -> str | None:
+    """Return what somebody must look into before this site is invited again (A13)."""
+    query = sa.select(state.log.c.leaf).where(state.log.c.subject == row.token_hash)
+    for entry in tx.all(query):
+        event = Event.from_leaf(entry.leaf)
+        if event.kind is Kind.TOKEN_REUSED:
+            return f"its enrolment token was used by two, on {event.time}"
+    return None
+
+
+def _set(tx: Transaction, site: str, **values: Any) -> None:
+    tx.execute(sa.update(state.sites).where(state.sites.c.id == site).values(**values))
 
 
 def _expiry(chain: bytes | None) -> str | None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import reviews, state
+from coordinator import issuance, reviews, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.plans import Plan
 from coordinator.state import Transaction
 from coordinator.submissions import BlueprintState
+from federation import dsse
 from federation.auditlog.events import Kind
 from federation.auditlog.history import revocations_digest
 from federation.blueprint.statement import Statement
@@ -20,6 +21,7 @@ from federation.release import statement as documents
 from federation.release.statement import Artefact, Release, Revocations, Role
 from kit import canonical, clock
 from kit.files import write_atomic
+from pki import certificates
 
 MODEL_LICENCE = "research use by the members of the federation"
 
@@ -71,7 +73,7 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
             lease_until=None,
         )
         present = tx.one(sa.select(state.releases).where(state.releases.c.digest == digest))
-        if present is not None and not present.withdrawn:
+        if present is not None and not present.withdrawn and not _is_void(tx, present):
             return _parse(present)
         _insert(coordinator, tx, release, work, card, replaces=present is not None)
     return release
@@ -101,12 +103,8 @@ def _insert(
     *,
     replaces: bool,
 ) -> None:
-    envelope = documents.sign(
-        release.to_bytes(),
-        documents.RELEASE_TYPE,
-        coordinator.signing_key,
-        coordinator.signing_chain[0],
-    )
+    envelope, chain = _sign(coordinator, release.to_bytes(), documents.RELEASE_TYPE)
+    issuance.keep(tx, chain, holder=issuance.COORDINATOR, usage=issuance.SIGNING)
     if replaces:
         tx.execute(sa.delete(state.releases).where(state.releases.c.digest == release.digest))
         tx.execute(sa.delete(state.lineage).where(state.lineage.c.descendant == release.digest))
@@ -202,8 +200,8 @@ def out_of_use(tx: Transaction) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(gone["blueprint"])), tuple(sorted(gone["release"]))
 
 
-def revocations(coordinator: Coordinator, tx: Transaction) -> bytes:
-    """Return the signed list of everything out of use."""
+def revocations(coordinator: Coordinator, tx: Transaction) -> tuple[bytes, bytes]:
+    """Return the signed list of everything out of use, and the chain (PEM) that signed it."""
     blueprints, withdrawn = out_of_use(tx)
     document = Revocations(
         federation=coordinator.config.federation,
@@ -212,12 +210,23 @@ def revocations(coordinator: Coordinator, tx: Transaction) -> bytes:
         blueprints=blueprints,
         releases=withdrawn,
     )
-    return documents.sign(
-        document.to_bytes(),
-        documents.REVOCATIONS_TYPE,
-        coordinator.signing_key,
-        coordinator.signing_chain[0],
-    )
+    return _sign(coordinator, document.to_bytes(), documents.REVOCATIONS_TYPE)
+
+
+def _sign(coordinator: Coordinator, payload: bytes, kind: str) -> tuple[bytes, bytes]:
+    """Sign with the key of this moment; returns the envelope and its chain (PEM), which belong."""
+    chain, key = coordinator.signer
+    return documents.sign(payload, kind, key, chain[0]), certificates.pem(*chain)
+
+
+def _is_void(tx: Transaction, row: sa.Row[Any]) -> bool:
+    """Say whether the key that signed a release was revoked: the same model is signed again."""
+    return issuance.is_revoked(tx, signed_by(row))
+
+
+def signed_by(row: sa.Row[Any]) -> str:
+    """Return the fingerprint of the certificate under which a release was signed."""
+    return dsse.parse(row.envelope, documents.RELEASE_TYPE).keyid
 
 
 def _parse(row: sa.Row[Any]) -> Release:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from coordinator import contact as contacts
-from coordinator import logbook, papers, registry, revocation, submissions
+from coordinator import logbook, papers, rekeying, revocation, submissions
 from coordinator.contact import News
 from coordinator.context import Coordinator
 from coordinator.submissions import Progress
@@ -27,8 +27,8 @@ def cosign(
 
 
 def renew(coordinator: Coordinator, site: str, request: Any) -> bytes:
-    """Take `RenewRequest`; raises as `coordinator.registry.renew`."""
-    return registry.renew(coordinator, site, request.tls_request)
+    """Take `RenewRequest`; raises as `coordinator.rekeying.renew`."""
+    return rekeying.renew(coordinator, site, request.tls_request)
 
 
 def begin(coordinator: Coordinator, site: str, request: Any) -> Progress:

@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from cryptography import x509
 
 from coordinator import (
+    authorities,
     leftovers,
     papers,
     payloads,
     recipients,
     registry,
+    rekeying,
     restoration,
     reviews,
     staging,
@@ -113,20 +115,25 @@ def withdraw(
         StateError: it is in no state to be revoked, or to be restored.
     """
     is_undo = _kind_of(envelope) == RESTORATION_TYPE
+    with coordinator.state.read() as tx:
+        site_row = registry.active_site(tx, site)
+        anchor = authorities.anchor(coordinator, tx, site_row.authority)
+        revoked = authorities.revocations(coordinator, tx, anchor, chain)
     payload = open_signed(
         envelope,
         RESTORATION_TYPE if is_undo else WITHDRAWAL_TYPE,
         chain,
         signer=identity.site(coordinator.config.federation, site),
-        root=coordinator.root,
+        root=anchor.root,
         now=coordinator.now(),
+        revocations=revoked,
     )
     order = Withdrawal.from_bytes(payload)
     destroy_due(coordinator)
     with coordinator.write() as tx:
         site_row = registry.active_site(tx, site)
-        if certificates.fingerprint(chain[0]) != site_row.signing_fingerprint:
-            raise NotAllowedError("the signing certificate is not the current one of this site")
+        rekeying.check_signer(site_row, chain)
+        rekeying.settle_signer(tx, site_row, certificates.fingerprint(chain[0]))
         row = reviews.find(tx, order.blueprint)
         if row.site != site or row.study_digest != order.study_digest:
             raise NotAllowedError("this site has no such blueprint")

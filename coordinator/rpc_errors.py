@@ -10,7 +10,7 @@ import grpc
 from coordinator.errors import BusyError, NotAllowedError, NotFoundError, StateError
 from federation.blueprint.errors import RefusalError
 from kit.errors import FormatError, KitError, LimitError
-from pki.errors import IdentityError
+from pki.errors import IdentityError, RequestError
 
 STATUS_OF: dict[type[KitError], grpc.StatusCode] = {
     RefusalError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -20,6 +20,7 @@ STATUS_OF: dict[type[KitError], grpc.StatusCode] = {
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     IdentityError: grpc.StatusCode.UNAUTHENTICATED,
+    RequestError: grpc.StatusCode.INVALID_ARGUMENT,
     StateError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 HINT_KEY = "hint-bin"

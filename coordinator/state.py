@@ -90,9 +90,44 @@ sites = sa.Table(
     sa.Column("tls_fingerprint", sa.String),
     sa.Column("tls_previous", sa.String),  # accepted until the renewed certificate is first used
     sa.Column("signing_fingerprint", sa.String),
+    sa.Column("signing_previous", sa.String),  # accepted until the renewed one first signs
+    sa.Column("authority", sa.String),  # the site's own CA; none: the federation's
     sa.Column("ledger_counter", sa.Integer, nullable=False, default=0),
     sa.Column("ledger_head", sa.String),
     sa.Column("last_contact", sa.String),
+)
+certificates = sa.Table(  # every leaf that was ever issued or registered, the coordinator's too
+    "certificates",
+    metadata,
+    sa.Column("fingerprint", sa.String, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False, unique=True),
+    sa.Column("serial", sa.String, nullable=False, index=True),
+    sa.Column("holder", sa.String, nullable=False, index=True),
+    sa.Column("usage", sa.String, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
+    sa.Column("expires", sa.String, nullable=False),
+    sa.Column("own", sa.Boolean, nullable=False),  # issued here, so on our revocation list
+    sa.Column("revoked", sa.String),
+    sa.Column("reason", sa.String),
+)
+authorities = sa.Table(  # certificate authorities of the sites themselves (A14)
+    "authorities",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("certificate", sa.LargeBinary, nullable=False),
+    sa.Column("sites", sa.Text, nullable=False),
+    sa.Column("crl", sa.LargeBinary),
+    sa.Column("crl_number", sa.Integer),
+)
+readmissions = sa.Table(  # reviewers' signed consent to another enrolment of a known site (A1)
+    "readmissions",
+    metadata,
+    sa.Column("site", sa.String, primary_key=True),
+    sa.Column("previous", sa.String, primary_key=True),
+    sa.Column("reviewer_key", sa.String, primary_key=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
 )
 studies = sa.Table(
     "studies",

@@ -113,7 +113,7 @@ def _check_signer(coordinator: Coordinator, stick: Stick) -> None:
         rules.PAYLOAD_TYPE,
         chain,
         signer=identity.site(coordinator.config.federation, site),
-        root=coordinator.root,
+        root=registry.root_of(coordinator, site),
         now=coordinator.now(),
     )
     if stick.index.site != site:
@@ -224,8 +224,9 @@ def export(
         key=keys.public_bytes(coordinator.log_key),
     )
     chosen = _newest(news.releases, tuple(studies))
+    signing_chain, signing_key = coordinator.signer
     contents: dict[str, Content] = {
-        rules.CHAIN: certificates.pem(*coordinator.signing_chain),
+        rules.CHAIN: certificates.pem(*signing_chain),
         rules.CERTIFICATES: messages.enrol_reply(issued_to).SerializeToString(),
         rules.CONTACT: messages.contact_reply(replace(news, leaves=())).SerializeToString(),
         rules.LEAVES: pb.LeavesReply(leaves=_leaves(coordinator, head.size)).SerializeToString(),
@@ -242,12 +243,11 @@ def export(
         expires=clock.rfc3339(now + timedelta(days=coordinator.config.stick_days)),
         parts=medium.describe(contents),
     )
-    leaf = coordinator.signing_chain[0]
     length = medium.save(
         out,
         index,
         contents,
-        sign=lambda data: documents.sign(data, rules.PAYLOAD_TYPE, coordinator.signing_key, leaf),
+        sign=lambda data: documents.sign(data, rules.PAYLOAD_TYPE, signing_key, signing_chain[0]),
     )
     return Exported(
         site=site,

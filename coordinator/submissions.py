@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import logbook, papers, registry, state, uploads
+from coordinator import authorities, logbook, papers, registry, rekeying, state, uploads
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.logbook import Entry, Proofs
@@ -113,6 +113,8 @@ def begin(
             envelope_rules.check_again(
                 statement, _expectations(coordinator, tx, site, study_digest, chain)
             )
+            signed_by = statement.context.sender_cert
+            rekeying.settle_signer(tx, registry.active_site(tx, site), signed_by)
             _check_single(tx, site, study_digest)
             logbook.charge(tx, site, entries=0)
             _forget_incomplete(coordinator, tx, site, study_digest)
@@ -273,8 +275,8 @@ def _expectations(
 ) -> envelope_rules.Expectations:
     study_row = registry.find_study(tx, canonical.sha256_hex(study_digest, what="study digest"))
     site = registry.active_site(tx, name)
-    if not chain or certificates.fingerprint(chain[0]) != site.signing_fingerprint:
-        raise NotAllowedError("the signing certificate is not the current one of this site")
+    rekeying.check_signer(site, chain)
+    anchor = authorities.anchor(coordinator, tx, site.authority)
     table = state.blueprints
     key = tx.one(
         sa.select(state.recipient_keys.c.kid).where(
@@ -298,7 +300,8 @@ def _expectations(
 
     return envelope_rules.Expectations(
         now=tx.now,
-        root=coordinator.root,
+        root=anchor.root,
+        revocations=authorities.revocations(coordinator, tx, anchor, chain),
         channel=identity.site(coordinator.config.federation, site.id),
         recipient=coordinator.identity,
         study=Study.from_bytes(study_row.manifest),

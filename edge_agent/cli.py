@@ -55,6 +55,15 @@ HomeOfKeys = Annotated[
 OneKey = Annotated[
     Path | None, typer.Option("--key", help="One key file that travels alone, as an officer's.")
 ]
+
+TlsCertificate = Annotated[
+    Path | None, typer.Option(help="A TLS chain (PEM, leaf first) of this site's own authority.")
+]
+TlsKey = Annotated[Path | None, typer.Option(help="Its key (PEM).")]
+SigningCertificate = Annotated[
+    Path | None, typer.Option(help="A document-signing chain of this site's own authority.")
+]
+SigningKey = Annotated[Path | None, typer.Option(help="Its key (PEM).")]
 NewPassphrase = Annotated[
     Path | None,
     typer.Option("--new-passphrase-file", help="Read the new passphrase here; asked if absent."),
@@ -124,10 +133,14 @@ def enroll(
     ] = None,
     to_file: ToFile = None,
     from_file: FromFile = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    signing_certificate: SigningCertificate = None,
+    signing_key: SigningKey = None,
     as_json: Json = False,
 ) -> None:
     """Enrol this site; run it again after the coordinator confirmed the code."""
-    from edge_agent import contact, enrolment, outbound
+    from edge_agent import bringing, contact, enrolment, outbound
     from edge_agent.errors import UnreachableError
     from edge_agent.exchange import Exchange
     from edge_agent.home import Home
@@ -141,6 +154,8 @@ def enroll(
     keeping = enrolment.Keeping(
         new_passphrase=(lambda: ctx.obj.new("this site's keys")) if protect_keys else None,
         token=TokenUri.parse(hsm) if hsm else None,
+        tls=bringing.pair(tls_certificate, tls_key, what="TLS"),
+        signing=bringing.pair(signing_certificate, signing_key, what="signing"),
     )
     if _one_way(to_file, from_file):
         from edge_agent import stick
@@ -277,21 +292,61 @@ def submit(
 
 @app.command()
 def status(
-    home: HomeDir, to_file: ToFile = None, from_file: FromFile = None, as_json: Json = False
+    home: HomeDir,
+    to_file: ToFile = None,
+    from_file: FromFile = None,
+    acknowledge: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--acknowledge", help="A person here knows what stands behind this log entry; repeat."
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Ask the coordinator for news, verify it, and show where this site stands."""
-    from edge_agent import inspection, stick
+    """Ask the coordinator for news, verify it, and show where this site stands.
+
+    Exit status 4: the log shows something about this site that it did not do.
+    """
+    from edge_agent import alarms, inspection, stick
     from edge_agent.home import Home
 
     agent, now = Home.open(home), clock.utc_now()
     _one_way(to_file, from_file)
+    for entry in acknowledge or ():
+        alarms.acknowledge(agent, entry, now=now)
     if to_file is not None:
         door.emit(stick.write(agent, to_file, now=now, asks={}), as_json=as_json)
-    elif from_file is not None:
+        return
+    if from_file is not None:
         world = stick.visit(agent, from_file, now=now)
         door.emit(inspection.standing(agent, world, now=now), as_json=as_json)
     else:
         door.emit(inspection.status(agent, now=now), as_json=as_json)
+    alarms.require_none(agent)
+
+
+@app.command()
+def renew(
+    home: HomeDir,
+    reclaim: Annotated[
+        bool,
+        typer.Option("--reclaim", help="Take every other TLS certificate of this site out of use."),
+    ] = False,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    signing_certificate: SigningCertificate = None,
+    signing_key: SigningKey = None,
+    as_json: Json = False,
+) -> None:
+    """Renew this site's certificates now; or put those of its own authority in place."""
+    from edge_agent import bringing, renewal
+    from edge_agent.home import Home
+
+    agent = Home.open(home)
+    tls = bringing.pair(tls_certificate, tls_key, what="TLS")
+    signing = bringing.pair(signing_certificate, signing_key, what="signing")
+    bringing.renew(agent, tls=tls, signing=signing, reclaim=reclaim, now=clock.utc_now())
+    door.emit(renewal.standing(agent), as_json=as_json)
 
 
 @app.command()

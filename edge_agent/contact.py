@@ -4,7 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent import copies, mirror, outbox, trust
+from edge_agent import acts, copies, mirror, outbox, renewal, trust
+from edge_agent.alarms import look
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
@@ -13,14 +14,15 @@ from edge_agent.witness import EXPLAIN, LogView, Milestone
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size
 from federation.auditlog.events import Event, Kind
 from federation.auditlog.history import Alarm
-from kit import clock, door
+from kit import canonical, clock, door
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
-from pki import certificates, keys, verification
+from pki import certificates, keys, lifetimes, verification
+from pki.crl import MAX_CRL_BYTES, RevocationList
 from pki.errors import IdentityError
 
 _MAX_PEM_BYTES = 64 << 10
-# A release that is published again is shown from its last publication on.
+# A release is shown with all its entries; its own rules say what must not be missing.
 _RELEASE_KINDS = (Kind.RELEASE_PUBLISHED, Kind.RELEASE_WITHDRAWN)
 
 
@@ -42,10 +44,10 @@ def held(home: Home) -> Before:
         TrustError: this site saw the log before, but what it proved then is gone or was changed.
     """
     trusted = known(home)
-    marks = _first_checkpoint(home)
+    marks, revoked = _first_checkpoint(home), revoked_certificates(home)
     if trusted is not None:
         leaves = mirror.load(home, trusted.size, trusted.root)
-        return Before(trust=trusted, leaves=leaves, milestones=marks)
+        return Before(trust=trusted, leaves=leaves, milestones=marks, revoked=revoked)
     if home.log_copy.is_file() or receipts(home):
         raise TrustError(
             f"`{home.trust}` is missing, though this site has been in contact before: without it"
@@ -59,7 +61,7 @@ def held(home: Home) -> Before:
             " left, and any log would be believed",
             hint="bring the folder back from a backup, or enrol this home again with a new token",
         )
-    return Before(trust=None, milestones=marks)
+    return Before(trust=None, milestones=marks, revoked=revoked)
 
 
 def log_view(home: Home) -> LogView:
@@ -93,7 +95,7 @@ def held_without_trust(home: Home) -> Before:
             entry.leaf, origin=pins.log_origin, key=pins.log_key
         )
         marks.append(Milestone(size=head.size, root=head.root, what=f"the receipt `{path.name}`"))
-    return Before(trust=None, milestones=tuple(marks))
+    return Before(trust=None, milestones=tuple(marks), revoked=revoked_certificates(home))
 
 
 def _first_checkpoint(home: Home) -> tuple[Milestone, ...]:
@@ -121,7 +123,7 @@ def contact(home: Home, exchange: Exchange, *, before: Before | None = None) -> 
     line = cosignature(home, world, now=now)
     if line is not None:
         exchange.cosign(world.trust.size, line)
-    _renew(home, exchange, now)
+    renewal.renew_due(home, exchange, now)
     return world
 
 
@@ -164,6 +166,7 @@ def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
     _check_none_vanished(home, world)
     _check_studies_unchanged(home, world)
     _keep(home, world, held=min(len(before.leaves), news.first_leaf))
+    look(home, world)
     return world
 
 
@@ -196,6 +199,18 @@ def _check_studies_unchanged(home: Home, world: World) -> None:
                 hint=f"this site agreed to `{kept.digest[:16]}`; ask the coordinator what changed."
                 " A change is a new round or another study id",
             )
+
+
+def revoked_certificates(home: Home) -> RevocationList | None:
+    """Return the newest list of revoked certificates that was proved to this site, if any.
+
+    Raises:
+        IdentityError: the kept file is damaged.
+    """
+    if not home.certificate_revocations.is_file():
+        return None
+    path = home.certificate_revocations
+    return RevocationList.read(read_limited(path, limit=MAX_CRL_BYTES, what="revocation list"))
 
 
 def _check_none_vanished(home: Home, world: World) -> None:
@@ -232,6 +247,7 @@ def _keep(home: Home, world: World, *, held: int) -> None:
         keep_entry(home, entry if better is None else Entry(leaf=entry.leaf, receipt=better))
     _purge_outbox(home, world)
     mirror.store(home.log_copy, held, world.log.leaves)
+    write_atomic(home.certificate_revocations, world.certificate_revocations)
     write_atomic(home.trust, world.trust.to_bytes())
 
 
@@ -272,37 +288,19 @@ def _purge_outbox(home: Home, world: World) -> None:
     copies.purge(home, ended=given_back, closed=closed)
 
 
-def _renew(home: Home, exchange: Exchange, now: datetime) -> None:
-    """Replace the TLS certificate at two thirds of its life; the old one works until then."""
-    if not _is_renewal_due(home, now):
-        return
-    key = keys.successor_tls(home.key("tls.key"))
-    fresh = exchange.renew(certificates.request(key))
-    root = certificates.from_der(home.pins.root_der)
-    fresh_chain = certificates.from_pem(fresh)
-    if verification.verify_tls_client(fresh_chain, root=root, now=now) != home.identity:
-        raise KitError("the coordinator renewed the certificate for another site")
-    keys.save(home.next_tls_key, key)
-    write_atomic(home.tls_chain, fresh)
-    home.settle_tls_key(fresh_chain[0].public_key())
-
-
-def _is_renewal_due(home: Home, now: datetime) -> bool:
-    leaf = certificates.from_pem(_tls_chain(home))[0]
-    lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-    return now >= leaf.not_valid_before_utc + lifetime * 2 / 3
-
-
 def renewal_request(home: Home, now: datetime) -> bytes | None:
     """Return the request for a fresh TLS certificate if one is due, for an answer by post.
 
     Its key is kept until the answer comes; asking again asks for the same key.
     """
-    if not _is_renewal_due(home, now):
+    leaf = certificates.from_pem(_tls_chain(home))[0]
+    if home.config.own_authority or now < lifetimes.renewal_due(leaf):
         return None
     if not home.next_tls_key.is_file():
         keys.save(home.next_tls_key, keys.successor_tls(home.key("tls.key")))
-    return certificates.request(keys.load_tls(home.next_tls_key))
+    request = certificates.request(keys.load_tls(home.next_tls_key))
+    acts.note(home, canonical.digest(request))
+    return request
 
 
 def keep_certificates(
@@ -315,6 +313,8 @@ def keep_certificates(
     Raises:
         IdentityError: they do not prove this site.
     """
+    if home.config.own_authority:
+        return  # this site renews them itself
     root = certificates.from_der(home.pins.root_der)
     tls, signing = certificates.from_pem(tls_chain), certificates.from_pem(signing_chain)
     if (

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from edge_agent import exchange
+from edge_agent import acts, exchange, messages
 from edge_agent.errors import WaitingError
 from edge_agent.home import CONFIG, AgentConfig, Home
 from edge_agent.messages import EnrolReply
+from edge_agent.renewal import Brought
 from kit import canonical, clock, config
 from kit.errors import KitError
 from kit.files import private_folder, read_limited, write_atomic
@@ -22,6 +23,9 @@ DEFAULT_EPSILON, DEFAULT_DELTA = 8.0, 1e-5
 _PENDING = "enrolment"  # the folder of an enrolment that is not settled
 _BUDGET = "budget.json"
 _PROXY = "proxy"
+
+_TLS_CHAIN, _SIGNING_CHAIN = "tls.pem", "signing.pem"  # of the site's own authority
+MAX_CHAIN_BYTES = 16 * 1024
 _TOKEN = "token.json"  # noqa: S105 - a file name
 
 
@@ -36,6 +40,8 @@ class Request:
     tls_request: bytes
     signing_request: bytes
     witness_key: bytes
+    tls_chain: bytes = b""
+    signing_chain: bytes = b""
 
     @property
     def pending(self) -> Path:
@@ -50,10 +56,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """How a site's new keys are kept: the files sealed, TLS and signing key in a token, or both."""
+    """Where a site's new keys come from and how they are kept.
+
+    The files sealed, TLS and signing key in a token, or both; or `tls` and `signing` brought with
+    their certificates from the site's own authority (A14).
+    """
 
     new_passphrase: Callable[[], str] | None = None
     token: TokenUri | None = None
+    tls: Brought | None = None
+    signing: Brought | None = None
 
 
 AS_THEY_ARE = Keeping()  # in clear, or under the passphrase that the home has
@@ -94,13 +106,8 @@ def enrol(
         KitError: the home is another's, the token is off, or the coordinator refuses.
     """
     request = prepare(path, token_file, epsilon=epsilon, delta=delta, keeping=keeping, proxy=proxy)
-    reply = exchange.enrol(
-        request.token,
-        proxy=request.proxy,
-        tls_request=request.tls_request,
-        signing_request=request.signing_request,
-        witness_key=request.witness_key,
-    )
+    asked = messages.enrol_request(request)
+    reply = exchange.enrol(request.token, asked, proxy=request.proxy)
     if not reply.confirmed:
         raise WaitingError(
             f"waiting for confirmation; the code of this site is {request.code}",
@@ -132,9 +139,13 @@ def prepare(
     proxy = _proxy(home, pending, proxy)
     if keeping.new_passphrase is not None:
         protecting.protect(home.secrets, keeping.new_passphrase)
+    if keeping.tls is not None and keeping.signing is not None:
+        _take_brought(pending, keeping.tls, keeping.signing)
     tls_request, signing_request, witness_key = _requests(pending, keeping.token)
     budget = {"epsilon": lifetime[0], "delta": lifetime[1]}
     write_atomic(pending / _BUDGET, canonical.encode(budget), mode=0o600)
+    asked = enrolment.request_digest(tls_request, signing_request, witness_key)
+    acts.note(home, asked, enrolment.secret_hash(token.secret), witness_key.hex())
     return Request(
         home=home,
         token=token,
@@ -143,7 +154,28 @@ def prepare(
         tls_request=tls_request,
         signing_request=signing_request,
         witness_key=witness_key,
+        tls_chain=_brought_chain(pending / _TLS_CHAIN),
+        signing_chain=_brought_chain(pending / _SIGNING_CHAIN),
     )
+
+
+def _take_brought(pending: Path, tls: Brought, signing: Brought) -> None:
+    """Keep the keys and chains of a site's own authority for this enrolment."""
+    if (pending / _TLS_CHAIN).is_file():
+        return
+    keys.save(pending / "tls.key", keys.load_tls(tls.key))
+    keys.save(pending / "signing.key", keys.load_signing(signing.key))
+    keys.save(pending / "witness.key", keys.new_signing_key())
+    for name, brought in ((_SIGNING_CHAIN, signing), (_TLS_CHAIN, tls)):
+        data = read_limited(brought.chain, limit=MAX_CHAIN_BYTES, what="certificate")
+        certificates.from_pem(data)
+        write_atomic(pending / name, data, mode=0o600)
+
+
+def _brought_chain(path: Path) -> bytes:
+    if not path.is_file():
+        return b""
+    return read_limited(path, limit=MAX_CHAIN_BYTES, what="certificate")
 
 
 def _lifetime(home: Home, epsilon: float | None, delta: float | None) -> tuple[str, str]:
@@ -259,11 +291,15 @@ def settle(request: Request, reply: EnrolReply, *, issued: datetime, now: dateti
         IdentityError: the certificates are another site's, or for other keys.
     """
     home, token, pending = request.home, request.token, request.pending
-    root = certificates.from_der(token.pins.root_der)
     tls_chain = certificates.from_pem(reply.tls_chain)
-    proven = verification.verify_tls_client(tls_chain, root=root, now=issued)
     signing = certificates.from_pem(reply.signing_chain)
-    signer = verification.verify_signing(signing, root=root, now=now)
+    if request.tls_chain:  # of an authority that this site chose: no root of the federation's
+        proven = verification.claimed_identity(tls_chain[0])
+        signer = verification.claimed_identity(signing[0])
+    else:
+        root = certificates.from_der(token.pins.root_der)
+        proven = verification.verify_tls_client(tls_chain, root=root, now=issued)
+        signer = verification.verify_signing(signing, root=root, now=now)
     if (proven.name, proven.federation) != (token.site, token.pins.federation) or signer != proven:
         raise IdentityError("the coordinator issued certificates for another site")
     _check_keys(pending, tls_chain[0].public_key(), signing[0].public_key())
@@ -275,6 +311,7 @@ def settle(request: Request, reply: EnrolReply, *, issued: datetime, now: dateti
         proxy=request.proxy,
         lifetime_epsilon=request.lifetime[0],
         lifetime_delta=request.lifetime[1],
+        own_authority=bool(request.tls_chain),
     )
     write_atomic(home.path / "pins.json", canonical.encode(token.pins.to_table()), mode=0o600)
     write_atomic(home.first_checkpoint, token.checkpoint.encode())

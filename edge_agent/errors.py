@@ -11,6 +11,12 @@ class WaitingError(KitError):
     exit_code = 3
 
 
+class AlarmError(KitError):
+    """The log shows something about this site that it did not do; a person has to look."""
+
+    exit_code = 4
+
+
 class UnreachableError(KitError):
     """The coordinator did not answer."""
 

@@ -19,7 +19,7 @@ from kit import canonical, clock
 from kit.errors import KitError
 from kit.files import read_limited
 from kit.stalls import Patience, Watch
-from pki import certificates, keys, tls, verification
+from pki import certificates, identity, keys, tls, verification
 from pki.enrolment import Token
 from pki.errors import IdentityError
 from protos import exchange_pb2 as pb
@@ -36,7 +36,8 @@ MIN_RETRY_S, MAX_RETRY_S = 0.1, 60.0  # whatever the coordinator asks for
 _MAX_PEM_BYTES = 64 << 10
 _MAX_MESSAGE_CHARACTERS = 400
 
-_PROXY_ANSWER = re.compile(r"response code ([0-9]{3})")  # gRPC's words, not a stranger's
+# gRPC's words and those of `http.client`, not a stranger's.
+_PROXY_ANSWER = re.compile(r"(?:response code|Tunnel connection failed:) ([0-9]{3})")
 
 T = TypeVar("T")
 
@@ -49,27 +50,40 @@ class UploadState:
     status: StatusNews
 
 
-def enrol(
-    token: Token, *, proxy: str = "", tls_request: bytes, signing_request: bytes, witness_key: bytes
-) -> EnrolReply:
-    """Ask for certificates over the server-authenticated port.
+def enrol(token: Token, request: Any, *, proxy: str = "") -> EnrolReply:
+    """Ask for certificates over the server-authenticated port; `request` lacks only the secret.
+
+    The secret leaves only after a handshake of TLS 1.3 with the coordinator's ECDSA certificate.
 
     Raises:
         UnreachableError: nobody answers at the token's address, or it is not the coordinator.
+        IdentityError: what answers is not the coordinator, or could speak an older TLS.
         KitError: the coordinator refuses; its words are in the message.
     """
-    root = certificates.pem(certificates.from_der(token.pins.root_der))
-    with tls.server_auth_channel(token.enrol_address, root=root, proxy=proxy) as channel:
+    root = certificates.from_der(token.pins.root_der)
+    who, named = identity.coordinator(token.pins.federation), _named(token.enrol_address, proxy)
+    try:
+        tls.check_server(token.enrol_address, root=root, expected=who, proxy=proxy)
+    except OSError as error:
+        raise _unreachable(named, str(error)) from error
+    pem = certificates.pem(root)
+    with tls.server_auth_channel(token.enrol_address, root=pem, proxy=proxy) as channel:
         stub = stubs.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
-        request = pb.EnrolRequest(
-            secret=token.secret,
-            tls_request=tls_request,
-            signing_request=signing_request,
-            witness_key=witness_key,
-        )
-        with _errors(_named(token.enrol_address, proxy)):
+        request.secret = token.secret
+        with _errors(named):
             reply = stub.Enrol(request, timeout=CALL_TIMEOUT_S)
     return messages.enrol_reply(reply)
+
+
+def _unreachable(address: str, details: str) -> UnreachableError:
+    answered = _PROXY_ANSWER.search(details)
+    return UnreachableError(
+        f"the coordinator at `{address}` cannot be reached",
+        hint=f"the proxy answers {answered[1]}: see `proxy` in config.toml"
+        if answered
+        else "is it running, and is the port open? a revoked or foreign certificate and a"
+        " wrong address look the same from here: `edge-agent doctor` tells them apart",
+    )
 
 
 class Exchange:
@@ -90,10 +104,16 @@ class Exchange:
         chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
         root = certificates.from_der(home.pins.root_der)
         leaf, *others = certificates.from_pem(chain)
-        proven = verification.verify_tls_client((leaf, *others), root=root, now=clock.utc_now())
+        if home.config.own_authority:  # whose root only the coordinator needs
+            proven = verification.claimed_identity(leaf)
+        else:
+            now = clock.utc_now()
+            proven = verification.verify_tls_client((leaf, *others), root=root, now=now)
         if proven != home.identity:
             raise IdentityError("the TLS certificate in this home is another site's")
         home.settle_tls_key(leaf.public_key())
+        signing = read_limited(home.signing_chain, limit=_MAX_PEM_BYTES, what="certificate")
+        home.settle_signing_key(certificates.from_pem(signing)[0].public_key())
         key = keys.load_tls(home.key("tls.key"))
         address, proxy = home.config.exchange_address, home.config.proxy
         pem = certificates.pem(root)
@@ -121,6 +141,12 @@ class Exchange:
         with _errors(self._address):
             request = pb.CosignRequest(size=size, signature=line)
             self._stub.Cosign(request, timeout=CALL_TIMEOUT_S)
+
+    def rekey(self, order: bytes, signing_chain: bytes) -> bytes:
+        """Return a fresh chain (PEM) for the key in an order of the present signing key."""
+        request = pb.RekeyRequest(order=order, signing_chain=signing_chain)
+        with _errors(self._address):
+            return bytes(self._stub.Rekey(request, timeout=CALL_TIMEOUT_S).chain)
 
     def renew(self, tls_request: bytes) -> bytes:
         """Return a fresh TLS chain (PEM) for a fresh key."""
@@ -259,14 +285,7 @@ def _errors(address: str) -> Iterator[None]:
         code = error.code()
         details = canonical.printable(error.details() or "", width=_MAX_MESSAGE_CHARACTERS)
         if code is grpc.StatusCode.UNAVAILABLE:
-            answered = _PROXY_ANSWER.search(details)
-            raise UnreachableError(
-                f"the coordinator at `{address}` cannot be reached",
-                hint=f"the proxy answers {answered[1]}: see `proxy` in config.toml"
-                if answered
-                else "is it running, and is the port open? a revoked or foreign certificate and a"
-                " wrong address look the same from here: `edge-agent doctor` tells them apart",
-            ) from error
+            raise _unreachable(address, details) from error
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise UnreachableError(
                 f"the coordinator at `{address}` did not answer in time"

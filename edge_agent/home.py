@@ -31,6 +31,7 @@ class AgentConfig:
     lifetime_epsilon: str
     lifetime_delta: str
     proxy: str = ""  # http://host:port of an HTTP CONNECT proxy; the environment's is not used
+    own_authority: bool = False  # its certificates come from a CA of its own, not the federation's
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,18 @@ class Home:
             fresh.unlink()
 
     @property
+    def next_signing_key(self) -> Path:
+        """The signing key of a renewal, until the certificate for it is in place."""
+        return self.key("signing-next.key")
+
+    def settle_signing_key(self, certified: object) -> None:
+        """Put the next signing key in place if the certificate is for it."""
+        fresh = self.next_signing_key
+        if fresh.is_file() and keys.load_signing(fresh).public_key() == certified:
+            keys.put(fresh, self.key("signing.key"))
+            fresh.unlink()
+
+    @property
     def signing_chain(self) -> Path:
         """This site's document-signing certificate chain."""
         return self.path / "certificates" / "signing.pem"
@@ -134,6 +147,21 @@ class Home:
     def first_checkpoint(self) -> Path:
         """The log's checkpoint that came with the enrolment token."""
         return self.path / "state" / "first-checkpoint.note"
+
+    @property
+    def acts(self) -> Path:
+        """What this site did that the log will show."""
+        return self.path / "state" / "acts.json"
+
+    @property
+    def alarms(self) -> Path:
+        """What the log shows about this site that it did not do."""
+        return self.path / "state" / "alarms.json"
+
+    @property
+    def certificate_revocations(self) -> Path:
+        """The newest list of revoked certificates (DER) that the coordinator has proved."""
+        return self.path / "state" / "certificates.crl"
 
     def study_file(self, study: str, kind: str) -> Path:
         """Return the path of a study's signed document (`manifest` or `recipient`)."""

@@ -6,7 +6,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent import contact, copies, installed, outbound, outbox, submission, trust, witness
+from edge_agent import alarms as own_name
+from edge_agent import (
+    contact,
+    copies,
+    installed,
+    outbound,
+    outbox,
+    renewal,
+    submission,
+    trust,
+    witness,
+)
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.submission import outgoing, signing_chain
@@ -17,7 +28,7 @@ from kit import canonical, clock
 from kit.door import note
 from kit.errors import KitError
 from kit.files import read_limited, sha256_file, write_atomic
-from pki import certificates
+from pki import certificates, lifetimes
 
 if TYPE_CHECKING:
     from edge_agent.datasets.load import ImageSet
@@ -58,6 +69,8 @@ class Standing:
     federation: str
     tls_certificate_expires: str
     signing_certificate_expires: str
+    warnings: tuple[str, ...]
+    unexplained: tuple[str, ...]
     log_size: int
     log_cosigned: str
     log_recoveries: int
@@ -180,6 +193,8 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
         federation=home.config.federation,
         tls_certificate_expires=_expiry(certificates.from_pem(chain)[0]),
         signing_certificate_expires=_expiry(signing_chain(home)[0]),
+        warnings=tuple(w.line for w in lifetimes.warnings(renewal.lifetimes_of(home), now=now)),
+        unexplained=tuple(a.line for a in own_name.kept(home) if not a.acknowledged),
         log_size=world.trust.size,
         log_recoveries=len(world.log.history.epochs),
         log_cosigned=witness.standing(world.log, world.vouchings, contact.witness_key(home)),

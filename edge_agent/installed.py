@@ -102,7 +102,7 @@ def install(
     what = f"release `{offer.release.digest[:16]}`"
     require_vouched(index, world.log, world.vouchings, contact.witness_key(home), what=what)
     downloaded = _download(home, source, offer, got)
-    _install(home, study, offer, world.signing_chain)
+    _install(home, study, offer)
     return Fetched(
         release=offer.release.digest,
         study=study.id,
@@ -149,10 +149,10 @@ def _download(
     return done - start
 
 
-def _install(home: Home, study: Study, offer: OfferedRelease, chain: bytes) -> None:
+def _install(home: Home, study: Study, offer: OfferedRelease) -> None:
     digest = offer.release.digest
     folder = _folder(home, digest)
-    write_atomic(folder / CHAIN, chain)
+    write_atomic(folder / CHAIN, offer.signing_chain)
     write_atomic(folder / ENVELOPE, offer.envelope)
     found = _open(home, digest)
     lint(found.model, contract=found.contract(study))
@@ -208,7 +208,9 @@ def _open(home: Home, digest: str) -> Installed:
     envelope = home.read(folder / ENVELOPE, "release statement")
     chain = home.read(folder / CHAIN, "certificate")
     created = _claimed_time(envelope)
-    payload = trust.open_document(envelope, documents.RELEASE_TYPE, chain, home.pins, created)
+    revoked = contact.revoked_certificates(home)
+    kind = documents.RELEASE_TYPE
+    payload = trust.open_document(envelope, kind, chain, home.pins, created, revoked)
     release = Release.from_bytes(payload)
     model = read_limited(folder / MODEL, limit=MAX_MODEL_BYTES, what="model")
     if canonical.digest(model) != release.model.sha256 or release.digest != digest:

@@ -29,6 +29,17 @@ class Announcement:
     officer: bytes = b""
 
 
+def enrol_request(asked: Any) -> Any:
+    """Return the message that asks for an enrolment, but for the token's secret."""
+    return pb.EnrolRequest(
+        tls_request=asked.tls_request,
+        signing_request=asked.signing_request,
+        witness_key=asked.witness_key,
+        tls_chain=asked.tls_chain,
+        signing_chain=asked.signing_chain,
+    )
+
+
 def enrol_reply(reply: Any) -> EnrolReply:
     """Return the answer to an enrolment."""
     return EnrolReply(
@@ -57,7 +68,9 @@ def news(reply: Any) -> News:
         checkpoint=reply.checkpoint,
         consistency=tuple(reply.consistency),
         revocations=reply.revocations,
+        certificate_revocations=reply.certificate_revocations,
         signing_chain=reply.signing_chain,
+        pseudonym_salt=reply.pseudonym_salt,
         studies=tuple(
             StudyNews(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
             for s in reply.studies
@@ -66,9 +79,11 @@ def news(reply: Any) -> News:
         releases=tuple(
             ReleaseNews(
                 envelope=r.envelope,
+                signing_chain=r.signing_chain,
                 withdrawn=r.withdrawn,
                 published=_entry(r.published),
                 withdrawal=tuple(_entry(e) for e in r.withdrawal),
+                earlier=tuple(_entry(e) for e in r.earlier),
             )
             for r in reply.releases
         ),

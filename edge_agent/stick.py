@@ -194,7 +194,7 @@ def opened(path: Path, *, pins: Pins, site: str, now: datetime) -> Iterator[Stic
             raise TrustError("the file is for another site or federation")
         rules.check_time(index, now)
         chain = stick.read(rules.CHAIN)
-        trust.open_document(stick.envelope, rules.PAYLOAD_TYPE, chain, pins, now)
+        trust.open_document(stick.envelope, rules.PAYLOAD_TYPE, chain, pins, now, None)
         yield stick
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from edge_agent import contact, copies, outbound, outbox, shipments
+from edge_agent import acts, contact, copies, outbound, outbox, shipments
 from edge_agent.errors import BusyError, TrustError, UnreachableError
 from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
@@ -142,6 +142,7 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     unfinished = private_folder(home.outbox / _SEALING)
     with replacing(unfinished / CIPHERTEXT, mode=0o600) as part:
         made = _seal(home, item, key, part, now)
+    acts.note(home, made.statement.digest)
     write_atomic(unfinished / WRAPPED, made.wrapped_key, mode=0o600)
     write_atomic(unfinished / ENVELOPE, made.envelope, mode=0o600)
     folder = unfinished.rename(home.outbox / made.statement.digest)

@@ -26,7 +26,8 @@ from federation.release.statement import Release, Revocations
 from federation.study import RecipientKey, Study
 from kit import canonical, clock
 from kit.errors import FormatError, KitError
-from pki import certificates, identity, kem
+from pki import certificates, identity, kem, verification
+from pki.crl import RevocationList
 from pki.enrolment import Pins
 
 VERSION = 1
@@ -68,9 +69,16 @@ class ReleaseNews:
     """What the coordinator says of one release."""
 
     envelope: bytes
+    signing_chain: bytes
     withdrawn: bool
     published: Entry
     withdrawal: tuple[Entry, ...]
+    earlier: tuple[Entry, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All that the log says of the release, oldest first."""
+        return (*self.earlier, self.published, *self.withdrawal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +88,9 @@ class News:
     checkpoint: str
     consistency: tuple[bytes, ...]
     revocations: bytes
+    certificate_revocations: bytes
     signing_chain: bytes
+    pseudonym_salt: bytes
     studies: tuple[StudyNews, ...]
     blueprints: tuple[StatusNews, ...]
     releases: tuple[ReleaseNews, ...]
@@ -137,6 +147,7 @@ class Before:
     trust: Trust | None
     leaves: tuple[bytes, ...] = ()
     milestones: tuple[Milestone, ...] = ()
+    revoked: RevocationList | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +170,7 @@ class OfferedRelease:
 
     release: Release
     envelope: bytes
+    signing_chain: bytes
     withdrawn: bool
     published: Entry
 
@@ -171,7 +183,8 @@ class World:
     studies: tuple[OfferedStudy, ...]
     blueprints: tuple[StatusNews, ...]
     releases: tuple[OfferedRelease, ...]
-    signing_chain: bytes
+    certificate_revocations: bytes
+    pseudonym_salt: bytes
     entries: tuple[Entry, ...]
     witnessed: tuple[str, ...]
     log: LogView
@@ -196,14 +209,15 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
     log = LogView.read((*held, *news.leaves), checkpoint, passed=len(held))
     log.require(_milestones(before))
     vouchings = log.vouchings((*news.witnessed, news.checkpoint), pins)
-    revocations = _revocations(news, pins, known, log.history, now)
+    revoked = _certificate_revocations(news, pins, before.revoked, now)
+    revocations = _revocations(news, pins, known, (revoked, log.history), now)
     entries: list[Entry] = []
     for status in news.blueprints:
         entries += check_status(status, pins, checkpoint=news.checkpoint)
     releases = []
     for offer in news.releases:
-        releases.append(_check_release(offer, news, pins, revocations, now))
-        entries += [offer.published, *offer.withdrawal]
+        releases.append(_check_release(offer, news, pins, revocations, revoked))
+        entries += offer.entries
     _check_list_is_logged(revocations, log.history)
     times = [revocations.issued, known.newest_time if known else ""]
     trust = Trust(
@@ -220,7 +234,8 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
         studies=tuple(_check_study(offer, pins, site, log.history) for offer in news.studies),
         blueprints=news.blueprints,
         releases=tuple(releases),
-        signing_chain=news.signing_chain,
+        certificate_revocations=news.certificate_revocations,
+        pseudonym_salt=news.pseudonym_salt,
         entries=tuple(entries),
         witnessed=news.witnessed,
         log=log,
@@ -262,11 +277,32 @@ def _advance(news: News, pins: Pins, known: Trust | None) -> Checkpoint:
     return checkpoint
 
 
+def _certificate_revocations(
+    news: News, pins: Pins, held: RevocationList | None, now: datetime
+) -> RevocationList:
+    """Check the list of revoked certificates under the CA that issued the coordinator's own."""
+    chain = certificates.from_pem(news.signing_chain)
+    verification.verify_signing(chain, root=certificates.from_der(pins.root_der), now=now)
+    if len(chain) < 2:
+        raise TrustError("the coordinator's certificate came without that of its CA")
+    found = RevocationList.verify(news.certificate_revocations, chain[1], now=now)
+    if held is not None and (found.number < held.number or found.issuer != held.issuer):
+        raise TrustError("the list of revoked certificates is older than the one this site holds")
+    if held is not None and found.number == held.number and found != held:
+        raise TrustError("two lists of revoked certificates carry the same number")
+    return found
+
+
 def _revocations(
-    news: News, pins: Pins, known: Trust | None, history: History, now: datetime
+    news: News,
+    pins: Pins,
+    known: Trust | None,
+    context: tuple[RevocationList, History],
+    now: datetime,
 ) -> Revocations:
+    revoked, history = context
     payload = open_document(
-        news.revocations, documents.REVOCATIONS_TYPE, news.signing_chain, pins, now
+        news.revocations, documents.REVOCATIONS_TYPE, news.signing_chain, pins, now, revoked
     )
     revocations = Revocations.from_bytes(payload)
     if revocations.federation != pins.federation:
@@ -293,11 +329,18 @@ def _check_list_grew(revocations: Revocations, known: Trust, history: History) -
         raise TrustError("two revocation lists carry the same number")
 
 
-def open_document(envelope: bytes, kind: str, chain: bytes, pins: Pins, now: datetime) -> bytes:
-    """Return the payload of a document that the coordinator signed.
+def open_document(
+    envelope: bytes,
+    kind: str,
+    chain: bytes,
+    pins: Pins,
+    now: datetime,
+    revoked: RevocationList | None,
+) -> bytes:
+    """Return the payload of a document that the coordinator signed, at `now`.
 
     Raises:
-        KitError: it did not, or the certificate does not prove it at `now`.
+        KitError: it did not, or the certificate did not prove it at `now` or is revoked.
     """
     return documents.open_signed(
         envelope,
@@ -306,6 +349,7 @@ def open_document(envelope: bytes, kind: str, chain: bytes, pins: Pins, now: dat
         signer=identity.coordinator(pins.federation),
         root=certificates.from_der(pins.root_der),
         now=now,
+        revocations=revoked,
     )
 
 
@@ -401,19 +445,32 @@ def _same_checkpoint(entry: Entry, checkpoint: str) -> None:
 
 
 def _check_release(
-    offer: ReleaseNews, news: News, pins: Pins, revocations: Revocations, now: datetime
+    offer: ReleaseNews,
+    news: News,
+    pins: Pins,
+    revocations: Revocations,
+    revoked: RevocationList,
 ) -> OfferedRelease:
-    payload = open_document(offer.envelope, documents.RELEASE_TYPE, news.signing_chain, pins, now)
+    """Check a release under the certificate that signed it, at the time that the log gives it.
+
+    So a release outlives the coordinator's certificates, and a key that ran out signs no new one:
+    the log, which only grows, would have to give it a time that is past.
+    """
+    digest = _claimed_release(offer.envelope).digest
+    for entry in offer.entries:
+        check_entry(entry, pins, subject=digest)
+        _same_checkpoint(entry, news.checkpoint)
+    event = Event.from_leaf(offer.published.leaf)
+    time = clock.parse_rfc3339(event.time)
+    kind = documents.RELEASE_TYPE
+    payload = open_document(offer.envelope, kind, offer.signing_chain, pins, time, revoked)
     release = Release.from_bytes(payload)
-    event = check_entry(offer.published, pins, subject=release.digest)
-    _same_checkpoint(offer.published, news.checkpoint)
     statement = canonical.digest(payload)
     if event.kind is not Kind.RELEASE_PUBLISHED or event.details.get("statement") != statement:
         raise TrustError("the log does not record this release as it was sent")
-    kinds = set()
-    for entry in offer.withdrawal:
-        kinds.add(check_entry(entry, pins, subject=release.digest).kind)
-        _same_checkpoint(entry, news.checkpoint)
+    if release.created > event.time:
+        raise TrustError("a release says that it was made after the log recorded it")
+    kinds = {Event.from_leaf(entry.leaf).kind for entry in offer.withdrawal}
     listed = release.digest in revocations.releases
     if offer.withdrawn != listed or (offer.withdrawn and Kind.RELEASE_WITHDRAWN not in kinds):
         raise TrustError("the revocation list, the log and the release list do not agree")
@@ -422,9 +479,15 @@ def _check_release(
     return OfferedRelease(
         release=release,
         envelope=offer.envelope,
+        signing_chain=offer.signing_chain,
         withdrawn=offer.withdrawn,
         published=offer.published,
     )
+
+
+def _claimed_release(envelope: bytes) -> Release:
+    """Return what an envelope says, before anything about it is proved."""
+    return Release.from_bytes(dsse.parse(envelope, documents.RELEASE_TYPE).payload)
 
 
 def check_clock(trust: Trust | None, now: datetime) -> None:

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from edge_agent import contact, copies, outbox, runs, shipments
+from edge_agent import acts, contact, copies, outbox, runs, shipments
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.submission import signing_chain
@@ -188,6 +188,7 @@ def signed_order(
     )
     key = keys.load_signing(home.key("signing.key"))
     envelope = sign(order.to_bytes(), kind, key, signing_chain(home)[0])
+    acts.note(home, canonical.digest(envelope))
     folder = home.path / ("withdrawals" if kind == WITHDRAWAL_TYPE else "restorations")
     opening = {"reason": reason, "salt": salt.hex(), "order": canonical.digest(envelope)}
     write_atomic(folder / f"{blueprint}.reason.json", canonical.encode(opening), mode=0o600)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from pki.errors import IdentityError
+from pki.errors import IdentityError, RequestError
 from pki.identity import Identity
 from pki.keys import PrivateKey, TlsKey, new_tls_key
 
@@ -47,9 +47,15 @@ def new_root(federation: str, *, now: datetime) -> Authority:
     return Authority(_as_ca(builder, path_length=1).sign(key, hashes.SHA256()), key)
 
 
-def new_issuing(root: Authority, federation: str, *, now: datetime) -> Authority:
-    """Return a fresh issuing CA signed by the root; it may sign leaves only."""
-    key = new_tls_key()
+def new_issuing(
+    root: Authority, federation: str, *, now: datetime, key: TlsKey | None = None
+) -> Authority:
+    """Return an issuing CA signed by the root, for a fresh or a given key; it signs leaves only.
+
+    The name stays at a renewal, so one revocation list covers the leaves of every issuing
+    certificate (RFC 5280 section 6.3.3: a list is matched to certificates by issuer name).
+    """
+    key = key or new_tls_key()
     subject = _name(f"{federation} issuing CA")
     builder = _builder(
         subject, root.certificate.subject, key.public_key(), now, days=ISSUING_YEARS * 365
@@ -92,11 +98,11 @@ def requested_tls_key(der: bytes) -> PublicKey:
     """Return the P-256 key that a request proves.
 
     Raises:
-        IdentityError: not a request, a bad proof, or another kind of key.
+        RequestError: not a request, a bad proof, or another kind of key.
     """
     key = _requested_key(der)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise IdentityError("a TLS certificate request must carry a P-256 key")
+        raise RequestError("a TLS certificate request must carry a P-256 key")
     return key
 
 
@@ -104,24 +110,24 @@ def requested_signing_key(der: bytes) -> PublicKey:
     """Return the Ed25519 key that a request proves.
 
     Raises:
-        IdentityError: not a request, a bad proof, or another kind of key.
+        RequestError: not a request, a bad proof, or another kind of key.
     """
     key = _requested_key(der)
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise IdentityError("a signing certificate request must carry an Ed25519 key")
+        raise RequestError("a signing certificate request must carry an Ed25519 key")
     return key
 
 
 def _requested_key(der: bytes) -> object:
     if len(der) > MAX_REQUEST_BYTES:
-        raise IdentityError(f"certificate request is over {MAX_REQUEST_BYTES} bytes")
+        raise RequestError(f"certificate request is over {MAX_REQUEST_BYTES} bytes")
     try:
         csr = x509.load_der_x509_csr(der)
         if not csr.is_signature_valid:
-            raise IdentityError("certificate request does not prove possession of its key")
+            raise RequestError("certificate request does not prove possession of its key")
         return csr.public_key()
     except _UNREADABLE as error:
-        raise IdentityError("bytes are not a certificate request") from error
+        raise RequestError("bytes are not a certificate request") from error
 
 
 def der(certificate: x509.Certificate) -> bytes:

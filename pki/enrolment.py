@@ -164,6 +164,11 @@ def confirmation_code(*requests: bytes) -> str:
     return f"{text[:4]}-{text[4:]}"
 
 
+def request_digest(tls_request: bytes, signing_request: bytes, witness_key: bytes) -> str:
+    """Return the digest that stands for an enrolment request in the log."""
+    return canonical.digest(tls_request + signing_request + witness_key)
+
+
 def address(text: object) -> str:
     """Return `host:port` if it is one.
 

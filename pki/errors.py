@@ -7,3 +7,7 @@ class IdentityError(KitError):
 
 class WrongPassphraseError(IdentityError):
     """A passphrase does not open what it should."""
+
+
+class RequestError(IdentityError):
+    """A certificate request that is malformed or does not prove its key: the sender's mistake."""

@@ -5,10 +5,15 @@ RSA certificate, while every certificate here is ECDSA, leaves TLS 1.3 as the on
 can succeed (`pki/__init__.py` sets it); `peer` checks the version of every call as well.
 """
 
+import base64
+import http.client
 import re
+import socket
+import ssl
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.experimental
@@ -19,8 +24,9 @@ from grpc.experimental import PrivateKeySignatureAlgorithm
 
 from kit import canonical
 from kit.errors import FormatError
-from pki import GRPC_CAME_FIRST, certificates, keys
+from pki import GRPC_CAME_FIRST, certificates, keys, verification
 from pki.errors import IdentityError
+from pki.identity import Identity
 from pki.keys import TlsKey
 from pki.tokens import TokenTlsKey
 
@@ -29,6 +35,7 @@ if GRPC_CAME_FIRST:
 
 _PROXY = re.compile(r"http://(?:[^@/\s]+@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
+HANDSHAKE_TIMEOUT_S = 20
 CLIENT_OPTIONS = [
     ("grpc.max_receive_message_length", 8 << 20),
     ("grpc.enable_retries", 0),
@@ -94,18 +101,85 @@ def _options(proxy: str) -> list[tuple[str, Any]]:
 
 
 def server_credentials(
-    pair: Callable[[], tuple[bytes, bytes]], *, root: bytes, require_client: bool
+    pair: Callable[[], tuple[bytes, bytes]], *, clients: Callable[[], bytes] | None
 ) -> grpc.ServerCredentials:
-    """Return server credentials that ask `pair` for (key, chain) in PEM before every handshake."""
+    """Return server credentials that ask for everything anew before every handshake.
+
+    `pair` gives (key, chain), `clients` the roots that a client's chain must lead to, all in PEM;
+    without `clients` nobody is asked for a certificate.
+
+    Raises:
+        IdentityError: the certificate is not ECDSA P-256 (at the first handshake or a later one).
+    """
 
     def fetch() -> grpc.ServerCertificateConfiguration:
+        key, chain = pair()
+        check_ecdsa(certificates.from_pem(chain)[0])
         return grpc.ssl_server_certificate_configuration(
-            [pair()], root_certificates=root if require_client else None
+            [(key, chain)], root_certificates=clients() if clients else None
         )
 
     return grpc.dynamic_ssl_server_credentials(
-        fetch(), fetch, require_client_authentication=require_client
+        fetch(), fetch, require_client_authentication=clients is not None
     )
+
+
+def check_ecdsa(leaf: x509.Certificate) -> None:
+    """Refuse a server certificate under which TLS 1.2 could be spoken (see the head of this file).
+
+    Raises:
+        IdentityError: its key is not ECDSA P-256.
+    """
+    key = leaf.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityError(
+            "the server's certificate is not ECDSA P-256, so an old TLS version could be spoken",
+            hint="nothing was sent; ask the coordinator to have its certificate issued anew",
+        )
+
+
+def check_server(
+    address: str, *, root: x509.Certificate, expected: Identity, proxy: str = ""
+) -> None:
+    """Shake hands with a server and hang up: it must speak TLS 1.3 and be whom we expect.
+
+    gRPC for Python tells a client neither version nor certificate, so this asks before anything
+    secret is sent over a gRPC channel to the same address.
+
+    Raises:
+        OSError: nobody answers, or the handshake fails.
+        IdentityError: the certificate is not `expected`'s ECDSA server certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=certificates.pem(root).decode())
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    name = host.strip("[]")
+    with (
+        _connect(name, int(port), check_proxy(proxy)) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secure,
+    ):
+        leaf = certificates.from_der(secure.getpeercert(binary_form=True) or b"")
+    check_ecdsa(leaf)
+    if verification.claimed_identity(leaf) != expected:
+        raise IdentityError(f"the server is not `{expected.uri}`")
+
+
+def _connect(host: str, port: int, proxy: str) -> socket.socket:
+    if not proxy:
+        return socket.create_connection((host, port), timeout=HANDSHAKE_TIMEOUT_S)
+    url = urlsplit(proxy)
+    tunnel = http.client.HTTPConnection(
+        url.hostname or "", url.port or 80, timeout=HANDSHAKE_TIMEOUT_S
+    )
+    headers = {}
+    if url.username:
+        pair = f"{url.username}:{url.password or ''}".encode()
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    tunnel.set_tunnel(host, port, headers)
+    tunnel.connect()
+    return tunnel.sock
 
 
 def require_version(context: grpc.ServicerContext) -> None:

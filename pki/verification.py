@@ -20,6 +20,7 @@ from cryptography.x509.verification import (
 )
 
 from pki.certificates import DOCUMENT_SIGNING
+from pki.crl import RevocationList
 from pki.errors import IdentityError
 from pki.identity import Identity
 
@@ -27,14 +28,20 @@ MAX_CHAIN_DEPTH = 1  # root -> issuing CA -> leaf: one intermediate
 
 
 def verify_tls_client(
-    chain: Sequence[x509.Certificate], *, root: x509.Certificate, now: datetime
+    chain: Sequence[x509.Certificate],
+    *,
+    root: x509.Certificate,
+    now: datetime,
+    revocations: RevocationList | None = None,
 ) -> Identity:
     """Return whom a TLS client leaf proves; `chain` is leaf first.
 
     Raises:
-        IdentityError: untrusted, expired, wrong usage or key, or not one identity.
+        IdentityError: untrusted, expired, revoked, wrong usage or key, or not one identity.
     """
-    return _verify(chain, root, now, ExtendedKeyUsageOID.CLIENT_AUTH, _is_p256)
+    proven = _verify(chain, root, now, ExtendedKeyUsageOID.CLIENT_AUTH, _is_p256)
+    _check_not_revoked(chain, revocations, now)
+    return proven
 
 
 def verify_tls_server(
@@ -45,10 +52,28 @@ def verify_tls_server(
 
 
 def verify_signing(
-    chain: Sequence[x509.Certificate], *, root: x509.Certificate, now: datetime
+    chain: Sequence[x509.Certificate],
+    *,
+    root: x509.Certificate,
+    now: datetime,
+    revocations: RevocationList | None = None,
 ) -> Identity:
-    """Return whom a document-signing leaf proves. Raises as `verify_tls_client`."""
-    return _verify(chain, root, now, DOCUMENT_SIGNING, _is_ed25519)
+    """Return whom a document-signing leaf proves, `now` being when it signed.
+
+    Raises as `verify_tls_client`.
+    """
+    proven = _verify(chain, root, now, DOCUMENT_SIGNING, _is_ed25519)
+    _check_not_revoked(chain, revocations, now)
+    return proven
+
+
+def _check_not_revoked(
+    chain: Sequence[x509.Certificate], revocations: RevocationList | None, now: datetime
+) -> None:
+    """Path validation knows no revocation lists: each certificate is looked up here."""
+    if revocations is not None:
+        for certificate in chain:
+            revocations.check(certificate, at=now)
 
 
 def _is_p256(key: object) -> bool:
@@ -129,6 +154,19 @@ def _exactly(
             raise ValueError(f"extended key usage must be exactly {usage.dotted_string}")
 
     return check
+
+
+def claimed_identity(leaf: x509.Certificate) -> Identity:
+    """Return whom a leaf names; proves nothing before its chain was verified.
+
+    Raises:
+        IdentityError: it names nobody, or several.
+    """
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise IdentityError("certificate must name exactly one identity") from error
+    return _identity(list(names))
 
 
 def _identity(subjects: Sequence[x509.GeneralName]) -> Identity:

@@ -13,23 +13,29 @@ class Caller(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NOBODY: _ClassVar[Caller]
     ANYBODY: _ClassVar[Caller]
     SITE: _ClassVar[Caller]
+    REPLACED_SITE: _ClassVar[Caller]
 NOBODY: Caller
 ANYBODY: Caller
 SITE: Caller
+REPLACED_SITE: Caller
 CALLER_FIELD_NUMBER: _ClassVar[int]
 caller: _descriptor.FieldDescriptor
 
 class EnrolRequest(_message.Message):
-    __slots__ = ("secret", "tls_request", "signing_request", "witness_key")
+    __slots__ = ("secret", "tls_request", "signing_request", "witness_key", "tls_chain", "signing_chain")
     SECRET_FIELD_NUMBER: _ClassVar[int]
     TLS_REQUEST_FIELD_NUMBER: _ClassVar[int]
     SIGNING_REQUEST_FIELD_NUMBER: _ClassVar[int]
     WITNESS_KEY_FIELD_NUMBER: _ClassVar[int]
+    TLS_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
     secret: bytes
     tls_request: bytes
     signing_request: bytes
     witness_key: bytes
-    def __init__(self, secret: _Optional[bytes] = ..., tls_request: _Optional[bytes] = ..., signing_request: _Optional[bytes] = ..., witness_key: _Optional[bytes] = ...) -> None: ...
+    tls_chain: bytes
+    signing_chain: bytes
+    def __init__(self, secret: _Optional[bytes] = ..., tls_request: _Optional[bytes] = ..., signing_request: _Optional[bytes] = ..., witness_key: _Optional[bytes] = ..., tls_chain: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
     __slots__ = ("confirmed", "tls_chain", "signing_chain", "pseudonym")
@@ -52,7 +58,7 @@ class ContactRequest(_message.Message):
     def __init__(self, known_size: _Optional[int] = ..., first_leaf: _Optional[int] = ...) -> None: ...
 
 class ContactReply(_message.Message):
-    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases", "first_leaf", "leaves", "witnessed")
+    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases", "first_leaf", "leaves", "witnessed", "certificate_revocations", "pseudonym_salt")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +69,8 @@ class ContactReply(_message.Message):
     FIRST_LEAF_FIELD_NUMBER: _ClassVar[int]
     LEAVES_FIELD_NUMBER: _ClassVar[int]
     WITNESSED_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    PSEUDONYM_SALT_FIELD_NUMBER: _ClassVar[int]
     checkpoint: str
     consistency: _containers.RepeatedScalarFieldContainer[bytes]
     revocations: bytes
@@ -73,7 +81,9 @@ class ContactReply(_message.Message):
     first_leaf: int
     leaves: _containers.RepeatedScalarFieldContainer[bytes]
     witnessed: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., first_leaf: _Optional[int] = ..., leaves: _Optional[_Iterable[bytes]] = ..., witnessed: _Optional[_Iterable[str]] = ...) -> None: ...
+    certificate_revocations: bytes
+    pseudonym_salt: bytes
+    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., first_leaf: _Optional[int] = ..., leaves: _Optional[_Iterable[bytes]] = ..., witnessed: _Optional[_Iterable[str]] = ..., certificate_revocations: _Optional[bytes] = ..., pseudonym_salt: _Optional[bytes] = ...) -> None: ...
 
 class LeavesRequest(_message.Message):
     __slots__ = ("first",)
@@ -132,16 +142,20 @@ class BlueprintStatus(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., study_digest: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ...) -> None: ...
 
 class ReleaseEntry(_message.Message):
-    __slots__ = ("envelope", "published", "withdrawn", "withdrawal")
+    __slots__ = ("envelope", "published", "withdrawn", "withdrawal", "signing_chain", "earlier")
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWAL_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_FIELD_NUMBER: _ClassVar[int]
     envelope: bytes
     published: LogEntry
     withdrawn: bool
     withdrawal: _containers.RepeatedCompositeFieldContainer[LogEntry]
-    def __init__(self, envelope: _Optional[bytes] = ..., published: _Optional[_Union[LogEntry, _Mapping]] = ..., withdrawn: _Optional[bool] = ..., withdrawal: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ...) -> None: ...
+    signing_chain: bytes
+    earlier: _containers.RepeatedCompositeFieldContainer[LogEntry]
+    def __init__(self, envelope: _Optional[bytes] = ..., published: _Optional[_Union[LogEntry, _Mapping]] = ..., withdrawn: _Optional[bool] = ..., withdrawal: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ..., signing_chain: _Optional[bytes] = ..., earlier: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("tls_request",)
@@ -154,6 +168,20 @@ class RenewReply(_message.Message):
     TLS_CHAIN_FIELD_NUMBER: _ClassVar[int]
     tls_chain: bytes
     def __init__(self, tls_chain: _Optional[bytes] = ...) -> None: ...
+
+class RekeyRequest(_message.Message):
+    __slots__ = ("order", "signing_chain")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    order: bytes
+    signing_chain: bytes
+    def __init__(self, order: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ...) -> None: ...
+
+class RekeyReply(_message.Message):
+    __slots__ = ("chain",)
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    chain: bytes
+    def __init__(self, chain: _Optional[bytes] = ...) -> None: ...
 
 class BeginRequest(_message.Message):
     __slots__ = ("study_digest", "envelope", "signing_chain", "wrapped_key", "outbound", "officer")

@@ -131,6 +131,11 @@ class ExchangeStub:
                 request_serializer=protos_dot_exchange__pb2.RenewRequest.SerializeToString,
                 response_deserializer=protos_dot_exchange__pb2.RenewReply.FromString,
                 _registered_method=True)
+        self.Rekey = channel.unary_unary(
+                '/hospital_edge_kit.v1.Exchange/Rekey',
+                request_serializer=protos_dot_exchange__pb2.RekeyRequest.SerializeToString,
+                response_deserializer=protos_dot_exchange__pb2.RekeyReply.FromString,
+                _registered_method=True)
         self.Begin = channel.unary_unary(
                 '/hospital_edge_kit.v1.Exchange/Begin',
                 request_serializer=protos_dot_exchange__pb2.BeginRequest.SerializeToString,
@@ -180,6 +185,13 @@ class ExchangeServicer:
 
     def Renew(self, request, context):
         """A fresh TLS certificate for a fresh key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rekey(self, request, context):
+        """A fresh certificate for a key that the site's present signing key signs for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,6 +247,11 @@ def add_ExchangeServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=protos_dot_exchange__pb2.RenewRequest.FromString,
                     response_serializer=protos_dot_exchange__pb2.RenewReply.SerializeToString,
+            ),
+            'Rekey': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rekey,
+                    request_deserializer=protos_dot_exchange__pb2.RekeyRequest.FromString,
+                    response_serializer=protos_dot_exchange__pb2.RekeyReply.SerializeToString,
             ),
             'Begin': grpc.unary_unary_rpc_method_handler(
                     servicer.Begin,
@@ -366,6 +383,33 @@ class Exchange:
             '/hospital_edge_kit.v1.Exchange/Renew',
             protos_dot_exchange__pb2.RenewRequest.SerializeToString,
             protos_dot_exchange__pb2.RenewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rekey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hospital_edge_kit.v1.Exchange/Rekey',
+            protos_dot_exchange__pb2.RekeyRequest.SerializeToString,
+            protos_dot_exchange__pb2.RekeyReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,7 @@ from federation.study import PersonalData, Study, Unit
 from kit import canonical, clock
 from kit.errors import KitError
 from pki import certificates, kem, keys, verification
+from pki.crl import RevocationList
 from pki.identity import Identity
 
 _CHUNK_BYTES = 1 << 20
@@ -193,6 +194,7 @@ class Expectations:
     ledger_head: str | None = None
     used_digests: frozenset[str]
     architecture: Callable[[Study, Mapping[str, object]], None]
+    revocations: RevocationList | None = None
 
 
 def verify_statement(
@@ -211,7 +213,9 @@ def verify_statement(
     with _step(2):
         envelope = dsse.parse(envelope_bytes, PAYLOAD_TYPE, limit=limits.MAX_ENVELOPE_BYTES)
     with _step(3):
-        signer = verification.verify_signing(chain, root=expected.root, now=expected.now)
+        signer = verification.verify_signing(
+            chain, root=expected.root, now=expected.now, revocations=expected.revocations
+        )
         if envelope.keyid != certificates.fingerprint(chain[0]):
             raise RefusalError(3, "keyid is not the fingerprint of the presented certificate")
     with _step(4):

@@ -16,6 +16,7 @@ from federation import dsse
 from kit import canonical, clock
 from kit.errors import FormatError
 from pki import certificates, identity, keys, verification
+from pki.crl import RevocationList
 
 RELEASE_TYPE = "application/vnd.hospital-edge-kit.release+json"
 REVOCATIONS_TYPE = "application/vnd.hospital-edge-kit.revocations+json"
@@ -173,15 +174,16 @@ def open_signed(
     signer: identity.Identity,
     root: x509.Certificate,
     now: datetime,
+    revocations: RevocationList | None = None,
 ) -> bytes:
-    """Return the payload of an envelope that `signer` signed under the pinned root.
+    """Return the payload of an envelope that `signer` signed, at `now`, under the pinned root.
 
     Raises:
         FormatError: the envelope is off or names another certificate.
         IdentityError: the certificate is not `signer`'s for document signing, or a bad signature.
     """
     parsed = dsse.parse(envelope, kind)
-    proven = verification.verify_signing(chain, root=root, now=now)
+    proven = verification.verify_signing(chain, root=root, now=now, revocations=revocations)
     if proven != signer or parsed.keyid != certificates.fingerprint(chain[0]):
         raise FormatError(f"the document is not signed by `{signer.uri}`")
     raw = keys.public_bytes(chain[0].public_key())  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from coordinator import logbook, registry
+from coordinator import logbook, registry, rekeying
 from coordinator.errors import NotAllowedError, StateError
 from edge_agent import enrolment
 from edge_agent.home import Home
@@ -216,7 +216,7 @@ def test_renewal_keeps_the_old_certificate_until_the_new_one_is_used(federation)
         home = site.enrol(coordinator, federation, "a")
         old = certificates.from_pem(home.tls_chain.read_bytes())
         key = keys.new_tls_key()
-        new = certificates.from_pem(registry.renew(coordinator, "a", certificates.request(key)))
+        new = certificates.from_pem(rekeying.renew(coordinator, "a", certificates.request(key)))
         assert registry.authenticate(coordinator, old) == "a"
         assert registry.authenticate(coordinator, new) == "a"
         with pytest.raises(NotAllowedError, match="not the current one"):
@@ -230,10 +230,10 @@ def test_a_lost_answer_to_a_renewal_never_locks_a_site_out(federation):
         old = certificates.from_pem(home.tls_chain.read_bytes())
         for _ in range(3):  # three answers that never arrived
             assert registry.authenticate(coordinator, old) == "a"
-            registry.renew(coordinator, "a", certificates.request(keys.new_tls_key()))
+            rekeying.renew(coordinator, "a", certificates.request(keys.new_tls_key()))
         assert registry.authenticate(coordinator, old) == "a"
         key = keys.new_tls_key()
-        new = certificates.from_pem(registry.renew(coordinator, "a", certificates.request(key)))
+        new = certificates.from_pem(rekeying.renew(coordinator, "a", certificates.request(key)))
         assert registry.authenticate(coordinator, new) == "a"
         with pytest.raises(NotAllowedError, match="not the current one"):
             registry.authenticate(coordinator, old)

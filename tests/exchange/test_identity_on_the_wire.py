@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator import registry, state
-from edge_agent import contact
+from edge_agent import renewal
 from edge_agent.errors import UnreachableError
 from edge_agent.exchange import Exchange
 from kit import clock, files
@@ -299,7 +299,7 @@ def test_a_renewal_that_was_killed_leaves_a_home_that_still_connects(federation,
 
         with monkeypatch.context() as patch:
             patch.setattr(files, "write_secret", dying(files.write_secret))
-            patch.setattr(contact, "write_atomic", dying(contact.write_atomic))
+            patch.setattr(renewal, "write_atomic", dying(renewal.write_atomic))
             if done == "all":
                 site.visit(home)
             else:

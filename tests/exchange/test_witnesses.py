@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import audit, logbook, registry
+from coordinator import audit, logbook, registry, rekeying
 from edge_agent import contact, inspection, installed
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
@@ -312,7 +312,7 @@ def test_one_site_cannot_make_the_log_grow_at_will(federation, monkeypatch):
     from pki import certificates
 
     def renew(coordinator, name):
-        registry.renew(coordinator, name, certificates.request(keys.new_tls_key()))
+        rekeying.renew(coordinator, name, certificates.request(keys.new_tls_key()))
 
     with federation.open() as coordinator:
         for _ in range(3):

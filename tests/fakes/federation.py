@@ -43,7 +43,7 @@ from federation.study import (
 )
 from kit import canonical, clock
 from kit.errors import FormatError
-from pki import certificates, identity, kem, keys
+from pki import certificates, crl, identity, kem, keys
 from pki.enrolment import Pins
 
 NAME = "riverside"
@@ -293,6 +293,7 @@ class MemoryCoordinator:
         self.withdrawn: set[str] = set()
         self.states: dict[str, str] = {}
         self.releases: list[documents.Release] = []
+        self.revoked_certificates: list[crl.Revoked] = []
         self.now = NOW
         self.first_leaf = 0
         self.witnessed: tuple[str, ...] = ()
@@ -360,7 +361,9 @@ class MemoryCoordinator:
                 who.signing_key,
                 who.signing_chain[0],
             ),
+            certificate_revocations=self.certificate_revocations(),
             signing_chain=certificates.pem(*who.signing_chain),
+            pseudonym_salt=b"",
             studies=(self.study_news(),),
             blueprints=tuple(self._status(d, s) for d, s in self.states.items()),
             releases=tuple(self._release(item) for item in self.releases),
@@ -384,6 +387,15 @@ class MemoryCoordinator:
             issued=clock.rfc3339(self.now),
             blueprints=tuple(sorted(self.revoked)),
             releases=tuple(sorted(self.withdrawn)),
+        )
+
+    def certificate_revocations(self, *, number: int | None = None) -> bytes:
+        """Return the list of revoked certificates as of `now`."""
+        return crl.issue(
+            self.federation.issuing,
+            self.revoked_certificates,
+            number=len(self.revoked_certificates) + 1 if number is None else number,
+            now=self.now,
         )
 
     def study_news(self, *, site: str = "a") -> StudyNews:
@@ -435,9 +447,11 @@ class MemoryCoordinator:
             envelope=documents.sign(
                 item.to_bytes(), documents.RELEASE_TYPE, who.signing_key, who.signing_chain[0]
             ),
+            signing_chain=certificates.pem(*who.signing_chain),
             withdrawn=item.digest in self.withdrawn,
             published=published,
             withdrawal=tuple(later),
+            earlier=(),
         )
 
 

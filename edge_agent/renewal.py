@@ -1,0 +1,194 @@
+"""Renewal of this site's certificates: each at two thirds of its life, without restarting anything.
+
+A renewal may die anywhere. The next key waits beside the present one until its certificate is in
+place, and the same key asks again: the coordinator answers with the same certificate.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from edge_agent import acts
+from edge_agent.exchange import Exchange
+from edge_agent.home import Home
+from federation.rekey import Rekey, Usage
+from kit import canonical, clock
+from kit.errors import KitError
+from kit.files import read_limited, write_atomic
+from pki import certificates, keys, lifetimes, verification
+
+_MAX_PEM_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """Which certificates this site holds now, and until when."""
+
+    tls_certificate_expires: str
+    signing_certificate_expires: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """A certificate from the site's own authority, with its key, as files."""
+
+    chain: Path
+    key: Path
+
+
+def renew_due(home: Home, exchange: Exchange, now: datetime) -> None:
+    """Renew what is past two thirds of its life; what the site's own authority issues is left.
+
+    Raises:
+        KitError: the coordinator refuses, or answers with another certificate than asked for.
+    """
+    if home.config.own_authority:
+        return
+    if now >= lifetimes.renewal_due(_chain(home.tls_chain)[0]):
+        renew_tls(home, exchange, now)
+    if now >= lifetimes.renewal_due(_chain(home.signing_chain)[0]):
+        renew_signing(home, exchange, now)
+
+
+def renew_tls(home: Home, exchange: Exchange, now: datetime) -> None:
+    """Replace the TLS certificate; the old one works until the new one was used."""
+    key = keys.successor_tls(home.key("tls.key"))
+    request = certificates.request(key)
+    acts.note(home, canonical.digest(request))
+    _put_tls(home, exchange.renew(request), key, now)
+
+
+def reclaim_tls(home: Home, exchange: Exchange, now: datetime) -> None:
+    """Replace the TLS certificate on the word of the signing key.
+
+    The first use of the new one takes every other TLS certificate of this site out of use.
+    """
+    key = keys.successor_tls(home.key("tls.key"))
+    fresh = _order(home, exchange, Usage.TLS, certificates.request(key), now)
+    _put_tls(home, fresh, key, now)
+
+
+def _put_tls(home: Home, fresh: bytes, key: keys.TlsKey, now: datetime) -> None:
+    chain, root = certificates.from_pem(fresh), certificates.from_der(home.pins.root_der)
+    if verification.verify_tls_client(chain, root=root, now=now) != home.identity:
+        raise KitError("the coordinator renewed the certificate for another site")
+    keys.save(home.next_tls_key, key)
+    write_atomic(home.tls_chain, fresh)
+    home.settle_tls_key(chain[0].public_key())
+
+
+def renew_signing(
+    home: Home, exchange: Exchange, now: datetime, *, brought: Brought | None = None
+) -> None:
+    """Replace the signing key by one that the present key signs for (A1).
+
+    What is sealed in the outbox is sealed again with the new key, at no cost, by the next `submit`.
+
+    Raises:
+        KitError: the coordinator refuses, or answers with another certificate than asked for.
+    """
+    if brought is not None:
+        keys.save(home.next_signing_key, keys.load_signing(brought.key))
+    if not home.next_signing_key.is_file():
+        keys.save(home.next_signing_key, keys.new_signing_key())
+    key = keys.load_signing(home.next_signing_key)
+    chain = brought.chain.read_bytes() if brought is not None else b""
+    fresh = _order(home, exchange, Usage.SIGNING, certificates.request(key), now, chain=chain)
+    found = certificates.from_pem(fresh)
+    if found[0].public_key() != key.public_key():
+        raise KitError("the coordinator renewed the signing certificate for another key")
+    if not home.config.own_authority:
+        root = certificates.from_der(home.pins.root_der)
+        if verification.verify_signing(found, root=root, now=now) != home.identity:
+            raise KitError("the coordinator renewed the signing certificate for another site")
+    write_atomic(home.signing_chain, fresh)
+    home.settle_signing_key(found[0].public_key())
+
+
+def _order(
+    home: Home,
+    exchange: Exchange,
+    usage: Usage,
+    request: bytes,
+    now: datetime,
+    *,
+    chain: bytes = b"",
+) -> bytes:
+    present = _chain(home.signing_chain)
+    order = Rekey(
+        site=home.config.site,
+        usage=usage,
+        previous=certificates.fingerprint(present[0]),
+        request=request,
+        chain=chain,
+        time=clock.rfc3339(now),
+    )
+    acts.note(home, canonical.digest(request))
+    envelope = order.sign(keys.load_signing(home.key("signing.key")), present[0])
+    return exchange.rekey(envelope, certificates.pem(*present))
+
+
+def put_brought_tls(home: Home, brought: Brought, *, now: datetime) -> None:
+    """Put a TLS certificate of the site's own authority in place.
+
+    Raises:
+        KitError: it is not for this site, for TLS clients, and for the key in the other file.
+    """
+    key = keys.load_tls(brought.key)
+    data = read_limited(brought.chain, limit=_MAX_PEM_BYTES, what="certificate")
+    chain = certificates.from_pem(data)
+    who = verification.claimed_identity(chain[0])
+    if who != home.identity or chain[0].public_key() != key.public_key():
+        raise KitError(f"`{brought.chain}` is not for `{home.identity.uri}` and that key")
+    if now > chain[0].not_valid_after_utc:
+        raise KitError(f"`{brought.chain}` has expired")
+    keys.save(home.next_tls_key, key)
+    write_atomic(home.tls_chain, data)
+    home.settle_tls_key(key.public_key())
+
+
+def standing(home: Home) -> Renewed:
+    """Return until when this site's certificates hold."""
+    tls, signing = _chain(home.tls_chain)[0], _chain(home.signing_chain)[0]
+    return Renewed(
+        tls_certificate_expires=clock.rfc3339(tls.not_valid_after_utc),
+        signing_certificate_expires=clock.rfc3339(signing.not_valid_after_utc),
+    )
+
+
+def lifetimes_of(home: Home) -> list[lifetimes.Lifetime]:
+    """Return everything at this site that runs out, for `lifetimes.warnings`."""
+    tls, signing = _chain(home.tls_chain), _chain(home.signing_chain)
+    own = home.config.own_authority
+    by_hand = "have your authority issue another, then run `edge-agent renew`"
+    root = certificates.from_der(home.pins.root_der)
+    found = [
+        _lifetime("the TLS certificate", tls[0], by_hand if own else "run `edge-agent status`"),
+        _lifetime("the signing certificate", signing[0], by_hand if own else _RENEW),
+        _lifetime("the federation's root certificate", root, "the coordinator must found anew"),
+    ]
+    for certificate in {c for chain in (tls, signing) for c in chain[1:]}:
+        remedy = "the operator of that authority must renew it"
+        found.append(_lifetime("the certificate of this site's issuing CA", certificate, remedy))
+    if own:
+        return found
+    renewing = [lifetimes.renewal_due(tls[0]), lifetimes.renewal_due(signing[0])]
+    return [
+        lifetimes.Lifetime(
+            name=item.name, expires=item.expires, remedy=item.remedy, renews_from=due
+        )
+        for item, due in zip(found[:2], renewing, strict=True)
+    ] + found[2:]
+
+
+_RENEW = "run `edge-agent renew`; once it has expired only a quorum of reviewers lets the site back"
+
+
+def _lifetime(name: str, certificate: x509.Certificate, remedy: str) -> lifetimes.Lifetime:
+    return lifetimes.Lifetime(name=name, expires=certificate.not_valid_after_utc, remedy=remedy)
+
+
+def _chain(path: Path) -> tuple[x509.Certificate, ...]:
+    return certificates.from_pem(read_limited(path, limit=_MAX_PEM_BYTES, what="certificate"))

@@ -92,7 +92,7 @@ def renew_signing(
     if brought is not None:
         keys.save(home.next_signing_key, keys.load_signing(brought.key))
     if not home.next_signing_key.is_file():
-        keys.save(home.next_signing_key, keys.new_signing_key())
+        keys.save(home.next_signing_key, keys.successor_signing(home.key("signing.key")))
     key = keys.load_signing(home.next_signing_key)
     chain = brought.chain.read_bytes() if brought is not None else b""
     fresh = _order(home, exchange, Usage.SIGNING, certificates.request(key), now, chain=chain)

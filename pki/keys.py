@@ -78,6 +78,16 @@ def successor_tls(path: Path) -> TlsKey:
     return new_tls_key() if old is None else tokens.new_tls_key(old.uri)
 
 
+def successor_signing(path: Path) -> SigningKey:
+    """Return a fresh Ed25519 key, made in the token if the one at `path` lives there.
+
+    Raises:
+        IdentityError: the token does not answer.
+    """
+    old = _token_key(path)
+    return new_signing_key() if old is None else tokens.new_signing_key(old.uri)
+
+
 def _token_key(path: Path) -> tokens.TokenKey | None:
     if not path.is_file():
         return None

@@ -6,19 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import timedelta
 
 import pytest
 
 from coordinator import founding, payloads, protection
 from coordinator.context import Coordinator
 from coordinator.home import CoordinatorConfig, Home
-from edge_agent import contact, enrolment
+from edge_agent import enrolment, renewal
 from edge_agent.exchange import Exchange
 from kit import clock
 from kit.errors import KitError
 from kit.files import exclusive
-from pki import certificates, keys, protecting, unlocking
+from pki import keys, protecting, unlocking
 from pki import protection as at_rest
 from pki.errors import IdentityError, WrongPassphraseError
 from tests.fakes import runs, site
@@ -70,7 +69,7 @@ def secrets_of(federation, home):
             coordinator.issuing.key,
             coordinator.log_key,
             coordinator.study_key,
-            coordinator.signing_key,
+            coordinator.signer[1],
             federation.reviewer(),
             keys.load_tls(federation.hub / "keys" / "root.key"),
         ]
@@ -97,8 +96,8 @@ def test_no_key_of_either_side_ever_lies_in_clear(tmp_path, passphrase):
         site.visit(home)
         before = home.key("tls.key").read_bytes()
         with Exchange.open(home) as exchange:
-            leaf = certificates.from_pem(home.tls_chain.read_bytes())[0]
-            contact._renew(home, exchange, leaf.not_valid_after_utc - timedelta(days=1))
+            renewal.renew_tls(home, exchange, clock.utc_now())
+            renewal.renew_signing(home, exchange, clock.utc_now())
         assert home.key("tls.key").read_bytes() != before
         site.visit(home)
         found = secrets_of(federation, home)

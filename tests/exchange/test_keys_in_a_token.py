@@ -4,12 +4,12 @@ import copy
 import os
 import subprocess
 import sys
-from datetime import timedelta
 
 import pytest
 
-from edge_agent import contact, enrolment
+from edge_agent import enrolment, renewal
 from edge_agent.exchange import Exchange
+from kit import clock
 from kit.errors import FormatError, KitError
 from pki import certificates, keys, protecting, tokens, unlocking
 from pki.errors import IdentityError
@@ -77,14 +77,19 @@ def test_a_site_enrols_contacts_renews_and_submits_with_keys_that_cannot_leave(f
         assert site.visit(home)  # mutual TLS 1.3, signed in the token
 
         old = keys.load_tls(home.key("tls.key"))
-        leaf = certificates.from_pem(home.tls_chain.read_bytes())[0]
+        signer = keys.load_signing(home.key("signing.key"))
         with Exchange.open(home) as exchange:
-            contact._renew(home, exchange, leaf.not_valid_after_utc - timedelta(days=1))
+            renewal.renew_tls(home, exchange, clock.utc_now())
+            renewal.renew_signing(home, exchange, clock.utc_now())
         fresh = keys.load_tls(home.key("tls.key"))
         assert isinstance(fresh, tokens.TokenTlsKey)
         assert fresh.public_key() != old.public_key()
         assert fresh.uri.id in public_keys(token)
-        assert old.uri.id not in public_keys(token)  # a key that went leaves the token too
+        following = keys.load_signing(home.key("signing.key"))
+        assert isinstance(following, tokens.TokenSigningKey)
+        assert following.uri.id in public_keys(token)
+        gone = {old.uri.id, signer.uri.id}
+        assert not gone & public_keys(token)  # a key that went leaves the token too
         assert site.visit(home)
 
         runs.write_run(home, study, site.LABELS["a"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,14 @@ from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.state import Transaction
 from coordinator.submissions import IN_PLAY, BlueprintState
+from federation import dsse
 from federation.auditlog.events import Kind
 from federation.blueprint import approval, weights
 from federation.blueprint.approval import Approval, Decision
 from federation.blueprint.statement import GaussianMechanism, Statement
 from federation.study import Study
 from kit import canonical, clock, seeds
-from kit.errors import KitError
+from kit.errors import FormatError, KitError
 from kit.files import sha256_file
 from pki import certificates, keys
 
@@ -107,6 +109,15 @@ def sample_sheet(coordinator: Coordinator, prefix: str, *, per_class: int = 8) -
     return sheet_png(samples)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A signed record, and the words and salt that its commitment opens to."""
+
+    envelope: bytes
+    reason: str
+    salt: bytes
+
+
 def decide(
     coordinator: Coordinator,
     prefix: str,
@@ -122,13 +133,42 @@ def decide(
         StateError: it is not pending.
         FormatError: the key is no reviewer's of this study.
     """
+    return _decide(
+        coordinator,
+        prefix,
+        decision,
+        lambda tx, row, study: record_decision(tx, row, study, decision, reviewer_key, reason),
+    )
+
+
+def take(coordinator: Coordinator, prefix: str, decision: Decision, signed: Signed) -> Review:
+    """Record an approval or rejection that was signed on another machine.
+
+    Raises:
+        NotFoundError: no such blueprint.
+        StateError: it is not pending, or this reviewer decided so before.
+        FormatError: the record is off, of a stranger, or about something else.
+    """
+    return _decide(
+        coordinator,
+        prefix,
+        decision,
+        lambda tx, row, study: _keep(tx, row, study, decision, signed),
+    )
+
+
+def _decide(
+    coordinator: Coordinator,
+    prefix: str,
+    decision: Decision,
+    record: Callable[[Transaction, sa.Row[Any], Study], list[Approval]],
+) -> Review:
     with coordinator.write() as tx:
         row = find(tx, prefix)
         if row.state != BlueprintState.PENDING:
             raise StateError(f"blueprint `{row.digest[:16]}` is {row.state}, not pending")
         study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
-        records = record_decision(tx, row, study, decision, reviewer_key, reason)
-        if approval.has_quorum(records, study, decision):
+        if approval.has_quorum(record(tx, row, study), study, decision):
             _conclude(coordinator, tx, row, decision)
         result = _review(tx, find(tx, row.digest))
     if result.state == BlueprintState.REJECTED:
@@ -196,9 +236,7 @@ def record_decision(
         StateError: this reviewer decided so before.
     """
     salt = os.urandom(approval.SALT_BYTES)
-    reason = canonical.printable(reason, width=MAX_REASON_CHARACTERS)
-    public = keys.public_bytes(reviewer_key).hex()
-    name = next((r.name for r in study.reviewers if r.public_key == public), "unknown")
+    reason = printable_reason(reason)
     record = Approval(
         blueprint=row.digest,
         study=study.digest,
@@ -206,22 +244,44 @@ def record_decision(
         reason_commitment=approval.commitment(reason, salt),
         time=clock.rfc3339(tx.now),
         scheme=approval.SCHEME,
-        reviewer=name,
+        reviewer=reviewer_name(study, keys.public_bytes(reviewer_key)),
     )
-    envelope = record.sign(reviewer_key)
-    Approval.verify(envelope, study=study, blueprint=row.digest)
+    signed = Signed(envelope=record.sign(reviewer_key), reason=reason, salt=salt)
+    return _keep(tx, row, study, decision, signed)
+
+
+def printable_reason(reason: str) -> str:
+    """Return a reason as it is kept (A21)."""
+    return canonical.printable(reason, width=MAX_REASON_CHARACTERS)
+
+
+def reviewer_name(study: Study, public: bytes) -> str:
+    """Return the name under which a study lists a key; `unknown` for a stranger's."""
+    return next((r.name for r in study.reviewers if r.public_key == public.hex()), "unknown")
+
+
+def _keep(
+    tx: Transaction, row: sa.Row[Any], study: Study, decision: Decision, signed: Signed
+) -> list[Approval]:
+    record = Approval.verify(signed.envelope, study=study, blueprint=row.digest)
+    if record.decision is not decision:
+        raise FormatError(f"the record says {record.decision}, not {decision}")
+    if approval.commitment(signed.reason, signed.salt) != record.reason_commitment:
+        raise FormatError("the reason is not the one that the record commits to")
     table = state.approvals
-    same = (table.c.blueprint == row.digest) & (table.c.reviewer == name)
+    same = (table.c.blueprint == row.digest) & (table.c.reviewer == record.reviewer)
     if tx.one(sa.select(table).where(same & (table.c.decision == decision))) is not None:
-        raise StateError(f"reviewer `{name}` decided to {decision} this blueprint before")
+        raise StateError(
+            f"reviewer `{record.reviewer}` decided to {decision} this blueprint before"
+        )
     tx.execute(
         sa.insert(table).values(
             blueprint=row.digest,
-            reviewer=name,
+            reviewer=record.reviewer,
             decision=decision,
-            envelope=envelope,
-            reason=reason,
-            salt=salt,
+            envelope=signed.envelope,
+            reason=signed.reason,
+            salt=signed.salt,
         )
     )
     tx.record(
@@ -229,8 +289,8 @@ def record_decision(
         row.digest,
         actor="reviewer",
         decision=str(decision),
-        record=canonical.digest(envelope),
-        key=canonical.digest(bytes.fromhex(public)),
+        record=canonical.digest(signed.envelope),
+        key=dsse.parse(signed.envelope, approval.PAYLOAD_TYPE).keyid,
         reason=record.reason_commitment,
     )
     return _decisions(tx, row.digest, study)

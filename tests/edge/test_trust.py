@@ -16,7 +16,7 @@ from federation.auditlog.events import Kind
 from federation.release import statement as documents
 from kit import canonical
 from kit.errors import FormatError, KitError
-from pki import certificates, keys
+from pki import certificates, crl, keys
 from pki.errors import IdentityError
 from tests.fakes import federation
 from tests.fakes.federation import NOW, MemoryCoordinator
@@ -452,3 +452,40 @@ def test_check_entry_returns_the_event_that_it_proves(world, coordinator):
 def test_the_root_a_site_keeps_is_that_of_the_log(coordinator):
     known = contact(coordinator)
     assert known.root == merkle.root([merkle.leaf_hash(x) for x in coordinator.leaves]).hex()
+
+
+def test_a_release_outlives_the_key_that_signed_it_unless_that_was_stolen(world, coordinator):
+    old = world.coordinator
+    renewed = replace(world, coordinator=federation.member(world.issuing, old.identity))
+    news = coordinator.news()
+    coordinator.federation = renewed
+    after = replace(coordinator.news(), releases=news.releases)  # each with its own chain
+    assert [r.release for r in believe(world, after).releases] == coordinator.releases
+    borrowed = replace(news.releases[0], signing_chain=after.signing_chain)
+    with pytest.raises(FormatError, match="not signed by"):
+        believe(world, replace(after, releases=(borrowed,)))
+    serial, later = old.signing_chain[0].serial_number, NOW + timedelta(minutes=1)
+    for reason, is_good in ((crl.Reason.superseded, True), (crl.Reason.key_compromise, False)):
+        entry = crl.Revoked(serial=serial, since=later, reason=reason)
+        coordinator.revoked_certificates = [entry]
+        offered = replace(coordinator.news(), releases=news.releases)
+        if is_good:
+            assert believe(world, offered).releases
+        else:
+            with pytest.raises(IdentityError, match="was revoked"):
+                believe(world, offered)
+
+
+def test_a_revocation_list_of_certificates_never_goes_back(world, coordinator):
+    newest = crl.RevocationList.read(coordinator.certificate_revocations(number=5))
+    for number, is_good in ((5, True), (6, True), (4, False)):
+        news = replace(
+            coordinator.news(),
+            certificate_revocations=coordinator.certificate_revocations(number=number),
+        )
+        before = trust.Before(trust=None, revoked=newest)
+        if is_good:
+            assert accept(news, pins=world.pins, site="a", before=before, now=NOW)
+        else:
+            with pytest.raises(TrustError, match="older than the one"):
+                accept(news, pins=world.pins, site="a", before=before, now=NOW)

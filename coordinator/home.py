@@ -26,7 +26,7 @@ class CoordinatorConfig:
     listen: str
     threads: int
     revocation_grace_hours: int
-    upload_places: int = 6  # uploads at once; further sites wait in a queue
+    upload_places: int = 3  # uploads at once; further sites wait in a queue
     site_staging_mib: int = 256  # of one site, until they are taken in
     staging_hours: int = 72  # an upload without a new byte for so long is dropped
     stick_days: int = 35  # how long a file for a site without a line may be installed from

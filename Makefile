@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: wire-record help dev demo test lint fuzz offline protos docs clean
+.PHONY: wire-record help dev demo test lint fuzz offline drills protos docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / ## /' | awk -F ' ## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ fuzz: $(VENV)/.installed ## mutate 100,000 blueprints and fuzz every parser (SEE
 
 offline: $(VENV)/.installed ## the suite again with no network but loopback
 	unshare --map-root-user --net sh -c 'ip link set lo up && $(BIN)/python -m pytest $(ARGS)'
+
+drills: $(VENV)/.installed ## break it on purpose, and print what was seen (ARGS="--only kill")
+	$(BIN)/python -m tests.drills $(ARGS)
 
 protos: $(VENV)/.installed ## generate the stubs of the wire contract
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/exchange.proto

@@ -1,6 +1,5 @@
 """The `coordinator` command: a thin door over the typed services."""
 
-import logging
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kit import clock, door, passphrases
+from kit import clock, door, logs, passphrases
 from kit.errors import KitError
 from kit.progress import Progress
 
@@ -130,21 +129,33 @@ def init(
 
 
 @app.command()
-def serve(home: Home) -> None:
+def serve(
+    home: Home,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", help="Also serve Prometheus metrics, on loopback only."),
+    ] = None,
+) -> None:
     """Serve sites until interrupted; takes blueprints in beside it."""
     from coordinator import grpc_server
     from coordinator.context import Coordinator
+    from coordinator.metrics import LOOPBACK, served
 
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Coordinator.open(home) as coordinator, grpc_server.serving(coordinator) as server:
+    with (
+        Coordinator.open(home) as coordinator,
+        logs.to_people(sys.stderr),
+        logs.to_file(coordinator.home.logs / "serve.jsonl"),
+        grpc_server.serving(coordinator) as server,
+        served(server.metrics, metrics_port) as scraped,
+    ):
         listen = coordinator.config.listen
         door.note(f"{PROGRAM}: sites on {listen}:{server.exchange_port}")
         door.note(f"{PROGRAM}: enrolment on {listen}:{server.enrol_port}")
+        if scraped is not None:
+            door.note(f"{PROGRAM}: metrics on {LOOPBACK}:{scraped}")
         stop.wait()
         door.note(f"{PROGRAM}: stopping")
 
@@ -245,8 +256,10 @@ def sites_revoke(
     """Shut a site out, from its next call on."""
     from coordinator import registry
     from coordinator.context import Coordinator
+    from coordinator.home import Home as Directory
+    from coordinator.reserve import drawn_on
 
-    with Coordinator.open(home) as coordinator:
+    with drawn_on(Directory.open(home)), Coordinator.open(home) as coordinator:
         door.emit(registry.revoke_site(coordinator, site), as_json=as_json)
 
 
@@ -733,9 +746,11 @@ def revoke(
     """Take a blueprint out of use and withdraw every release made from it."""
     from coordinator import restoration, revocation
     from coordinator.context import Coordinator
+    from coordinator.home import Home as Directory
+    from coordinator.reserve import drawn_on
     from pki import keys
 
-    with Coordinator.open(home) as coordinator:
+    with drawn_on(Directory.open(home)), Coordinator.open(home) as coordinator:
         if undo:
             made = restoration.restore(
                 coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
@@ -776,6 +791,42 @@ def evidence(
     door.emit(made, as_json=as_json, text=made.to_text())
     if made.failing:
         raise KitError(f"{len(made.failing)} checks fail: {'; '.join(made.failing)}")
+
+
+@app.command()
+def backup(
+    home: Home,
+    out: Annotated[Path, typer.Option("--out", help="The folder to make the snapshot in.")],
+    as_json: Json = False,
+) -> None:
+    """Take a snapshot of this home, without `keys/` and `keystore/`; `serve` may run meanwhile."""
+    from coordinator import backup as snapshots
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(snapshots.back_up(coordinator, out, now=clock.utc_now()), as_json=as_json)
+
+
+@app.command()
+def restore(
+    home: Home,
+    source: Annotated[Path, typer.Option("--from", help="The snapshot.")],
+    keys: Annotated[Path, typer.Option("--keys", help="The folder `keys/` from its own place.")],
+    keystore: Annotated[
+        Path, typer.Option("--keystore", help="The newest folder `keystore/` there is.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Lay out a new home from a snapshot; sites that saw more of the log refuse it (A4)."""
+    from coordinator import backup as snapshots
+
+    result = snapshots.restore(source, home, keys=keys, keystore=keystore)
+    door.emit(result, as_json=as_json)
+    if result.unreadable_blueprints:
+        door.note(
+            f"{PROGRAM}: {len(result.unreadable_blueprints)} blueprints have no key any more:"
+            " they were destroyed since, or this is not the newest key store"
+        )
 
 
 @audit_app.command("verify")

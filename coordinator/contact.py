@@ -1,5 +1,6 @@
 """Contact: everything a site has to know, on one snapshot, with proof that the log only grew."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from coordinator.context import Coordinator
 from coordinator.logbook import Entry, Proofs
 from coordinator.submissions import Status
 from federation.auditlog.events import Event, Kind
+from kit.errors import DiskFullError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +61,11 @@ def contact(coordinator: Coordinator, site: str, known_size: int, first_leaf: in
     Raises:
         StateError: this log is shorter than what the site has seen.
     """
-    with coordinator.write() as tx:
-        registry.touch(tx, site)
+    try:
+        with coordinator.write() as tx:
+            registry.touch(tx, site)
+    except DiskFullError as error:  # news and withdrawals matter more than the time of a contact
+        _log.warning("a contact is not noted: %s", error)
     return news(coordinator, site, known_size, first_leaf)
 
 

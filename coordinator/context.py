@@ -71,6 +71,11 @@ class Coordinator:
         chain, key = self._pair("issuing", keys.load_tls)
         return certificates.Authority(chain[0], key)
 
+    @property
+    def issuing_certificate(self) -> x509.Certificate:
+        """The issuing CA's certificate, without its key."""
+        return self._chain("issuing.pem")[0]
+
     @cached_property
     def log_key(self) -> keys.SigningKey:
         """The key of the audit log."""

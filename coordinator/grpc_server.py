@@ -20,14 +20,17 @@ from cryptography import x509
 
 from coordinator import (
     authorities,
+    calls,
     leftovers,
     logbook,
     messages,
+    metrics,
     registry,
     rekeying,
     releases,
     renewals,
     requests,
+    reserve,
     revocation,
     staging,
     submissions,
@@ -38,6 +41,7 @@ from coordinator.errors import StateError
 from coordinator.guard import Guard, Requests
 from coordinator.intake import supervisor
 from coordinator.state import SERVE_LOCK
+from kit import logs
 from kit.errors import FormatError, KitError
 from kit.files import exclusive
 from kit.stalls import Watch
@@ -209,15 +213,19 @@ class RunningServer:
         self._stopping = threading.Event()
         who = ServerIdentity(coordinator)
         listen = coordinator.config.listen
+        self.metrics = metrics.registry(coordinator)
+        log = calls.CallLog(coordinator, self.metrics)
         self.transfers = Transfers(coordinator.config.upload_places)
+        kinds = {"upload": self.transfers.uploads, "download": self.transfers.downloads}
+        self.metrics.register(metrics.Queues(kinds))
         self._watches = (Watch(STALL_S), Watch(ENROL_STALL_S))
-        self._exchange = _server(coordinator, self._watches[0])
+        self._exchange = _server(coordinator, self._watches[0], log)
         stubs.add_ExchangeServicer_to_server(  # type: ignore[no-untyped-call]
             _Exchange(coordinator, self._received, self.transfers), self._exchange
         )
         mutual = tls.server_credentials(who.pair, clients=lambda: authorities.roots(coordinator))
         self.exchange_port = _bind(self._exchange, f"{listen}:{exchange}", mutual)
-        self._enrolment = _server(coordinator, self._watches[1])
+        self._enrolment = _server(coordinator, self._watches[1], log)
         stubs.add_EnrolmentServicer_to_server(  # type: ignore[no-untyped-call]
             _Enrolment(coordinator), self._enrolment
         )
@@ -251,6 +259,7 @@ class RunningServer:
             self._attempt(revocation.destroy_due)
             self._attempt(staging.expire)
             self._attempt(renewals.renew_due)
+            self._attempt(reserve.hold)
             self._received.wait(INTAKE_POLL_S)
             self._received.clear()
 
@@ -259,14 +268,15 @@ class RunningServer:
         try:
             work(self._coordinator)
         except (KitError, OSError) as error:
-            _log.error("%s has to wait: %s", work.__name__, error)
+            what = logs.fields(command=work.__name__)
+            _log.error("%s has to wait: %s", work.__name__, error, extra=what)
 
 
-def _server(coordinator: Coordinator, watch: Watch) -> grpc.Server:
+def _server(coordinator: Coordinator, watch: Watch, log: calls.CallLog) -> grpc.Server:
     workers = coordinator.config.upload_places + DOWNLOAD_PLACES + SHORT_CALLS
     return grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers),
-        interceptors=[Guard(coordinator, watch)],
+        interceptors=[log, Guard(coordinator, watch)],
         options=_OPTIONS,
         maximum_concurrent_rpcs=CONCURRENT_CALLS,
     )
@@ -298,7 +308,8 @@ def serving(
             hint="run `coordinator init` with a name of your own",
         )
     lock = coordinator.home.path / SERVE_LOCK
-    with exclusive(lock, busy="another `coordinator serve` runs on this home"):
+    busy = "another `coordinator serve` runs on this home"
+    with exclusive(lock, busy=busy), coordinator.state.kept_open():
         server = RunningServer(
             coordinator,
             settings.exchange_port if exchange_port is None else exchange_port,

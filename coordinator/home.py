@@ -80,6 +80,11 @@ class Home:
         )
 
     @property
+    def logs(self) -> Path:
+        """The folder of the server's log."""
+        return private_folder(self.path / "logs")
+
+    @property
     def database(self) -> Path:
         """The SQLite state."""
         return self.path / "state.sqlite"

@@ -1,5 +1,6 @@
 """The audit log as a service: checkpoints, proofs, receipts, leaves, and what witnesses sign."""
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,13 +14,15 @@ from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import Event
 from federation.auditlog.history import witness_name
 from kit import canonical, clock
-from kit.errors import FormatError, LimitError
+from kit.errors import DiskFullError, FormatError, LimitError
 
 MAX_PAGE_LEAVES = 4096
 MAX_PAGE_BYTES = 1 << 20
 MAX_ENTRIES_A_DAY = 100  # that one site may cause
 KEPT_COSIGNATURES = 100  # of one site: enough that others' receipts find a common checkpoint
 CLOCK_SLACK = timedelta(hours=1)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,19 +132,22 @@ def take_cosignature(
         IdentityError: it fits another log than this one.
         StateError: this log is not that large.
     """
-    with coordinator.write() as tx:
-        row = tx.one(sa.select(state.sites).where(state.sites.c.id == site))
-        if row is None or row.state != "active":
-            raise NotAllowedError(f"site `{site}` is no witness of this log")
-        tree = tx.tree()
-        if not 0 < size <= tree.size:
-            raise StateError(f"this log has {tree.size} entries; nothing else can be cosigned")
-        head = Checkpoint(origin=coordinator.log_origin, size=size, root=tree.root(size))
-        name = witness_name(head.origin, row.pseudonym)
-        at = head.check_cosignature(line, name=name, key=row.witness_key)
-        if not -CLOCK_SLACK <= tx.now - at <= oldest:
-            raise FormatError("the cosignature's time is not now", hint="set the site's clock")
-        _keep_cosignature(tx, row.pseudonym, size, line, clock.rfc3339(at))
+    try:
+        with coordinator.write() as tx:
+            row = tx.one(sa.select(state.sites).where(state.sites.c.id == site))
+            if row is None or row.state != "active":
+                raise NotAllowedError(f"site `{site}` is no witness of this log")
+            tree = tx.tree()
+            if not 0 < size <= tree.size:
+                raise StateError(f"this log has {tree.size} entries; nothing else can be cosigned")
+            head = Checkpoint(origin=coordinator.log_origin, size=size, root=tree.root(size))
+            name = witness_name(head.origin, row.pseudonym)
+            at = head.check_cosignature(line, name=name, key=row.witness_key)
+            if not -CLOCK_SLACK <= tx.now - at <= oldest:
+                raise FormatError("the cosignature's time is not now", hint="set the site's clock")
+            _keep_cosignature(tx, row.pseudonym, size, line, clock.rfc3339(at))
+    except DiskFullError as error:  # it comes again; news and withdrawals must not wait for it
+        _log.warning("a cosignature is not kept: %s", error)
 
 
 def _keep_cosignature(tx: Transaction, pseudonym: str, size: int, line: str, time: str) -> None:

@@ -28,6 +28,7 @@ from coordinator import (
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.releases import change_revocations
+from coordinator.reserve import drawn_on
 from coordinator.state import Transaction
 from coordinator.submissions import BlueprintState
 from federation import dsse
@@ -130,7 +131,7 @@ def withdraw(
     )
     order = Withdrawal.from_bytes(payload)
     destroy_due(coordinator)
-    with coordinator.write() as tx:
+    with drawn_on(coordinator.home), coordinator.write() as tx:
         site_row = registry.active_site(tx, site)
         rekeying.check_signer(site_row, chain)
         rekeying.settle_signer(tx, site_row, certificates.fingerprint(chain[0]))
@@ -175,7 +176,7 @@ def destroy_due(coordinator: Coordinator) -> int:
         # Before the row says so: what a crash interrupts here is found due again.
         for release in _withdrawn_releases(coordinator, row.digest):
             coordinator.home.release(release).unlink(missing_ok=True)
-        with coordinator.write() as tx:
+        with drawn_on(coordinator.home), coordinator.write() as tx:
             changed = tx.execute(
                 sa.update(table)
                 .where(table.c.digest == row.digest, table.c.destroyed.is_(None))

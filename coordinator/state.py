@@ -20,7 +20,7 @@ from coordinator import migrations
 from federation.auditlog import merkle
 from federation.auditlog.events import Event, Kind
 from kit import clock
-from kit.errors import FormatError, KitError
+from kit.errors import DiskFullError, FormatError, KitError
 from kit.files import exclusive
 
 SCHEMA_VERSION = migrations.NEWEST
@@ -369,8 +369,19 @@ class State:
             if type(error) not in (sa.exc.OperationalError, sa.exc.DatabaseError):
                 raise  # a constraint: a defect of ours, not of the disk
             text = str(error.orig)
-            hint = "free some space and run the same command again" if "full" in text else None
-            raise KitError(f"the coordinator's state cannot be used: {text}", hint=hint) from error
+            message = f"the coordinator's state cannot be used: {text}"
+            if "full" in text:
+                hint = "free some space and run the same command again"
+                raise DiskFullError(message, hint=hint) from error
+            raise KitError(message) from error
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keep the journal's files in being: on a full disk SQLite could not make them anew."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM meta").all()
+            connection.rollback()
+            yield
 
     def fold_journal(self) -> None:
         """Write the journal into the database and empty it: what was deleted is then in neither.

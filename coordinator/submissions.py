@@ -21,6 +21,7 @@ from coordinator import authorities, logbook, papers, registry, rekeying, state,
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.logbook import Entry, Proofs
+from coordinator.reserve import require_room
 from coordinator.state import Transaction
 from coordinator.uploads import Upload
 from federation import dsse
@@ -95,6 +96,7 @@ def begin(
         NotFoundError: no such study.
         NotAllowedError: the study demands an outbound approval, and none came.
         StateError: this site has another blueprint in play in this study.
+        LimitError: the disk has no room for it.
     """
     if len(signing_chain) > MAX_CHAIN_BYTES:
         raise LimitError("certificate chain is over its size limit")
@@ -108,6 +110,7 @@ def begin(
     # Not under the write lock: a hostile statement takes a second of arithmetic to refuse.
     statement = envelope_rules.verify_statement(envelope, wrapped_key, chain, expected)
     papers.check_outbound(coordinator, statement, expected.study, chain, given)
+    require_room(coordinator.home, 2 * statement.ciphertext_length)  # intake seals it once more
     with coordinator.write() as tx:
         if _known(tx, site, envelope) is None:
             envelope_rules.check_again(

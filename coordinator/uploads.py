@@ -11,12 +11,14 @@ Invariants:
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from coordinator.context import Coordinator
 from coordinator.errors import BusyError
+from coordinator.reserve import require_room
 from federation.blueprint.statement import Statement
 from kit.errors import FormatError, LimitError
 from kit.files import fsync, os_errors, sha256_file
@@ -29,8 +31,11 @@ BUSY_RETRY_S = 5.0
 class Upload:
     """The one writer of a staged blueprint."""
 
-    def __init__(self, path: Path, descriptor: int, length: int) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, length: int, room: Callable[[int], None]
+    ) -> None:
         self._path, self._descriptor, self._length = path, descriptor, length
+        self._room = room
         self.size = os.fstat(descriptor).st_size
         self._unsynced = 0
         # Bytes of an earlier call are hashed once, at the end.
@@ -40,7 +45,7 @@ class Upload:
         """Add bytes at the end; says whether that made everything so far durable.
 
         Raises:
-            LimitError: the chunk is too large or goes past the signed length.
+            LimitError: the chunk is too large, goes past the signed length, or has no room.
             FormatError: the offset is not the end of what is here.
         """
         if len(data) > MAX_CHUNK_BYTES:
@@ -49,6 +54,7 @@ class Upload:
             raise FormatError(f"chunk starts at {offset}, the upload is at {self.size}")
         if offset + len(data) > self._length:
             raise LimitError("the upload is longer than its statement says")
+        self._room(len(data))
         with os_errors(self._path):
             _write_all(self._descriptor, data)
         self.size += len(data)
@@ -96,7 +102,8 @@ def writing(coordinator: Coordinator, statement: Statement) -> Iterator[Upload]:
             raise BusyError(
                 "another upload of this blueprint is under way", retry_after_s=BUSY_RETRY_S
             ) from error
-        yield Upload(path, descriptor, statement.ciphertext_length)
+        room = partial(require_room, coordinator.home)
+        yield Upload(path, descriptor, statement.ciphertext_length, room)
     finally:
         os.close(descriptor)
 

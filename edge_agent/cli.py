@@ -272,21 +272,23 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Seal a finished run and bring it to the coordinator; goes on where it was cut off."""
-    from edge_agent import stick, submission
+    from edge_agent import journal, stick, submission
     from edge_agent.home import Home
 
+    agent, now = Home.open(home), clock.utc_now()
     if to_file is not None:
-        written = stick.submit(Home.open(home), run or study, to_file, now=clock.utc_now())
+        written = stick.submit(agent, run or study, to_file, now=now)
         door.emit(written, as_json=as_json)
         return
     bar = Progress("upload (KiB)", 0)
-    result = submission.submit(
-        Home.open(home),
-        run or study,
-        now=clock.utc_now(),
-        sent=lambda d, t: bar.move(d >> 10, t >> 10),
-        tell=door.note,
-    )
+    with journal.command(agent, "submit"):
+        result = submission.submit(
+            agent,
+            run or study,
+            now=now,
+            sent=lambda d, t: bar.move(d >> 10, t >> 10),
+            tell=door.note,
+        )
     door.emit(result, as_json=as_json)
 
 
@@ -301,13 +303,18 @@ def status(
             "--acknowledge", help="A person here knows what stands behind this log entry; repeat."
         ),
     ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option("--metrics", help="Also write this file for Prometheus' node exporter."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask the coordinator for news, verify it, and show where this site stands.
 
     Exit status 4: the log shows something about this site that it did not do.
     """
-    from edge_agent import alarms, inspection, stick
+    from edge_agent import alarms, inspection, journal, stick
+    from edge_agent import metrics as figures
     from edge_agent.home import Home
 
     agent, now = Home.open(home), clock.utc_now()
@@ -317,11 +324,13 @@ def status(
     if to_file is not None:
         door.emit(stick.write(agent, to_file, now=now, asks={}), as_json=as_json)
         return
-    if from_file is not None:
-        world = stick.visit(agent, from_file, now=now)
-        door.emit(inspection.standing(agent, world, now=now), as_json=as_json)
-    else:
-        door.emit(inspection.status(agent, now=now), as_json=as_json)
+    with journal.command(agent, "status"), figures.written(agent, metrics, now=now):
+        if from_file is not None:
+            world = stick.visit(agent, from_file, now=now)
+            standing = inspection.standing(agent, world, now=now)
+        else:
+            standing = inspection.status(agent, now=now)
+        door.emit(standing, as_json=as_json)
     alarms.require_none(agent)
 
 
@@ -354,14 +363,16 @@ def fetch(
     home: HomeDir, study: StudyName, from_file: FromFile = None, as_json: Json = False
 ) -> None:
     """Install the newest release of a study, after verifying everything about it."""
-    from edge_agent import installed, stick
+    from edge_agent import installed, journal, stick
     from edge_agent.home import Home
 
+    agent = Home.open(home)
     if from_file is not None:
-        found = stick.fetch(Home.open(home), study, from_file, now=clock.utc_now())
+        found = stick.fetch(agent, study, from_file, now=clock.utc_now())
         door.emit(found, as_json=as_json)
         return
-    result = installed.fetch(Home.open(home), study, got=_kibibytes("download"), tell=door.note)
+    with journal.command(agent, "fetch"):
+        result = installed.fetch(agent, study, got=_kibibytes("download"), tell=door.note)
     door.emit(result, as_json=as_json)
 
 
@@ -438,14 +449,15 @@ def withdraw(
     as_json: Json = False,
 ) -> None:
     """Take this site's blueprint back: out of use at once, shredded after the grace period."""
-    from edge_agent import stick, withdrawal
+    from edge_agent import journal, stick, withdrawal
     from edge_agent.home import Home
 
     if bool(study) == bool(patient) or (patient and (undo or to_file is not None)):
         raise KitError("give --study or --patient", hint="see `edge-agent withdraw --help`")
     agent, now = Home.open(home), clock.utc_now()
     if patient:
-        erased = withdrawal.withdraw_patient(agent, patient, reason=reason, now=now)
+        with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
+            erased = withdrawal.withdraw_patient(agent, patient, reason=reason, now=now)
         door.emit(erased, as_json=as_json)
         return
     if to_file is not None:
@@ -455,9 +467,35 @@ def withdraw(
         door.emit(written, as_json=as_json)
         return
     act = withdrawal.undo if undo else withdrawal.withdraw
-    status_now = act(agent, study, reason=reason, now=now)
+    with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
+        status_now = act(agent, study, reason=reason, now=now)
     result = {"blueprint": status_now.digest, "state": status_now.state}
     door.emit(result, as_json=as_json)
+
+
+@app.command()
+def backup(
+    home: HomeDir,
+    out: Annotated[Path, typer.Option("--out", help="The folder to make the snapshot in.")],
+    as_json: Json = False,
+) -> None:
+    """Take a snapshot of this home, keys and ledger included; keep it inside the hospital."""
+    from edge_agent import backup as snapshots
+    from edge_agent.home import Home
+
+    door.emit(snapshots.back_up(Home.open(home), out, now=clock.utc_now()), as_json=as_json)
+
+
+@app.command()
+def restore(
+    home: HomeDir,
+    source: Annotated[Path, typer.Option("--from", help="The snapshot.")],
+    as_json: Json = False,
+) -> None:
+    """Lay out a new home from a snapshot; never run it beside the first one."""
+    from edge_agent import backup as snapshots
+
+    door.emit(snapshots.restore(source, home), as_json=as_json)
 
 
 @audit_app.command("verify")

@@ -165,8 +165,10 @@ def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
     world = trust.accept(news, pins=home.pins, site=home.config.site, before=before, now=now)
     _check_none_vanished(home, world)
     _check_studies_unchanged(home, world)
-    _keep(home, world, held=min(len(before.leaves), news.first_leaf))
-    look(home, world)
+    with home.reserve.drawn_on():  # a withdrawal must reach a site whose disk is full
+        _keep(home, world, held=min(len(before.leaves), news.first_leaf))
+        look(home, world)
+    home.reserve.hold()
     return world
 
 

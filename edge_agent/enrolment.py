@@ -315,6 +315,7 @@ def settle(request: Request, reply: EnrolReply, *, issued: datetime, now: dateti
     )
     write_atomic(home.path / "pins.json", canonical.encode(token.pins.to_table()), mode=0o600)
     write_atomic(home.first_checkpoint, token.checkpoint.encode())
+    home.keep_schema()
     config.save(home.path / CONFIG, settings)
     for name in ("tls.key", "signing.key", "witness.key"):
         keys.put(pending / name, home.key(name))

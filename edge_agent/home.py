@@ -10,6 +10,7 @@ from federation.study import Study
 from kit import canonical, config
 from kit.errors import KitError
 from kit.files import private_folder, read_limited, write_atomic
+from kit.reserve import Reserve
 from pki import identity as identities
 from pki import keys
 from pki.enrolment import Pins
@@ -18,6 +19,8 @@ from pki.protecting import Place
 CONFIG = "config.toml"
 MAX_SMALL_FILE_BYTES = 1 << 20
 SECRET_BYTES = 32
+SCHEMA_VERSION = 1  # of the files of a home; a home without the file `schema` has 1
+RESERVE_BYTES = 4 << 20  # a contact and a withdrawal write well under one
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,34 @@ class Home:
 
         Raises:
             NotEnrolledError: enrolment has not begun or is not confirmed.
+            KitError: a newer kit wrote it.
         """
         home = cls(path.absolute())
+        home.check_schema()
         if not home.config_path.is_file() or not home.tls_chain.is_file():
             raise NotEnrolledError(
                 f"`{path}` is not enrolled", hint="run `edge-agent enroll --token FILE` first"
             )
         return home
+
+    def check_schema(self) -> None:
+        """Refuse a home whose files this kit does not know; an older one would be migrated here.
+
+        Raises:
+            KitError: a newer kit wrote it.
+        """
+        path = self.path / "schema"
+        version = self.read(path, "schema version").decode().strip() if path.is_file() else "1"
+        if not version.isdecimal() or not 1 <= int(version) <= SCHEMA_VERSION:
+            raise KitError(
+                f"`{self.path}` has schema version {canonical.printable(version)}; this kit knows"
+                f" versions up to {SCHEMA_VERSION}",
+                hint="use the version of the kit that wrote it, or a newer one",
+            )
+
+    def keep_schema(self) -> None:
+        """Note the version of the files of this home."""
+        write_atomic(self.path / "schema", f"{SCHEMA_VERSION}\n".encode(), mode=0o600)
 
     @property
     def config_path(self) -> Path:
@@ -122,6 +146,11 @@ class Home:
     def signing_chain(self) -> Path:
         """This site's document-signing certificate chain."""
         return self.path / "certificates" / "signing.pem"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the log of commands that contact the coordinator."""
+        return private_folder(self.path / "logs")
 
     @property
     def ledger(self) -> Path:
@@ -197,6 +226,11 @@ class Home:
     def releases(self) -> Path:
         """The folder of installed releases."""
         return self.path / "releases"
+
+    @property
+    def reserve(self) -> Reserve:
+        """The space held back so that a full disk still permits a withdrawal."""
+        return Reserve(self.path / "reserve", RESERVE_BYTES)
 
     def unit_secret(self) -> bytes:
         """Return the secret under which the ledger knows its units; made on first use."""

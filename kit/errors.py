@@ -22,6 +22,10 @@ class LimitError(KitError):
     """A named limit was passed."""
 
 
+class DiskFullError(KitError):
+    """No space left; what was asked for did not happen, and may be asked for again."""
+
+
 class InterruptedRunError(KitError):
     """Long work was stopped by the user; the same command goes on from there."""
 

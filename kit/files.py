@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kit.errors import KitError
+from kit.errors import DiskFullError, KitError
 
 CHUNK_BYTES = 1 << 20
 
@@ -61,13 +61,18 @@ def replacing(path: Path, *, mode: int = 0o644, keeps_modes: bool = True) -> Ite
 
 @contextmanager
 def os_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one clear line."""
+    """Turn the operating system's refusals into one clear line.
+
+    Raises:
+        DiskFullError: no space is left.
+        KitError: the file may not grow, or not be written.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = _free_bytes(path)
-            raise KitError(
+            raise DiskFullError(
                 f"no space left on the disk of `{path}` ({free} bytes free)",
                 hint="free some space and run the same command again; nothing was half-written",
             ) from error

@@ -3,7 +3,12 @@
 from contextlib import contextmanager
 
 from pki import certificates, keys, tls
+from protos import exchange_pb2 as pb
 from protos import exchange_pb2_grpc as stubs
+
+import grpc  # isort: skip - pki first
+
+__all__ = ["anonymous_stub", "grpc", "pb", "site_stub", "stub"]
 
 
 @contextmanager

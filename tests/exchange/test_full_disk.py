@@ -1,4 +1,3 @@
-import contextlib
 import subprocess
 import sys
 
@@ -7,6 +6,7 @@ import pytest
 from edge_agent import installed
 from kit.errors import KitError
 from tests.fakes import site
+from tests.fakes.disks import small_disk
 
 _LIMIT_BYTES = 40_000
 _FETCH = f"""
@@ -20,18 +20,6 @@ main()
 
 def fetch(home):
     return installed.fetch(home, site.STUDY, got=lambda *_: None)
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    """Mount a disk of `size` at `folder`, or skip where that is not allowed."""
-    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small disk")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_file_that_may_not_grow_ends_fetching_in_one_line_and_it_goes_on_later(released):

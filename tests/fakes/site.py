@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
-from coordinator import builds, founding, grpc_server, registry, reviews, studies
+from coordinator import builds, founding, grpc_server, registry, reviews, revocation, studies
 from coordinator.context import Coordinator
 from coordinator.home import CONFIG, CoordinatorConfig
 from edge_agent import contact, enrolment, outbound, submission
@@ -67,6 +67,12 @@ class Federation:
     @contextmanager
     def serving(self, *, ports=(0, 0), ahead=timedelta(0)):
         """Serve on ports that nobody else has; every home here then knows them."""
+        with self.running(ports=ports, ahead=ahead) as (coordinator, _):
+            yield coordinator
+
+    @contextmanager
+    def running(self, *, ports=(0, 0), ahead=timedelta(0)):
+        """Serve as `serving` does; yields the server as well."""
         with (
             self.open(ahead=ahead) as coordinator,
             grpc_server.serving(coordinator, exchange_port=ports[0], enrol_port=ports[1]) as server,
@@ -81,7 +87,7 @@ class Federation:
             for path in self.folder.glob(f"*/{SITE_CONFIG}"):
                 if path.parent != self.hub:
                     self._point(Home(path.parent), settings)
-            yield coordinator
+            yield coordinator, server
 
     @staticmethod
     def _point(home, settings):
@@ -220,6 +226,12 @@ def approve(federation, site, *, key=None):
         )
 
 
+def revocation_of(federation, coordinator, name):
+    """Revoke a site's blueprint in an open coordinator."""
+    digest = federation.digest(name)
+    return revocation.revoke(coordinator, digest, reviewer_key=federation.reviewer(), reason="gone")
+
+
 def build(federation):
     """Build a release in this process."""
     with federation.open() as coordinator:
@@ -229,7 +241,9 @@ def build(federation):
 def copy(stage, target, base):
     """Return a fresh copy of a stage at `target`; `base` is the session's folder for stages."""
     target = target / "federation"
-    shutil.copytree(_stage(stage, base), target, dirs_exist_ok=True)
+    shutil.copytree(
+        _stage(stage, base), target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("reserve")
+    )
     return Federation(target)
 
 
@@ -266,6 +280,6 @@ def _make_pending(federation):
     with federation.serving():
         for site in LABELS:
             submit(federation.home(site))
-        wait_for(lambda: settled(federation))
+        wait_for(lambda: settled(federation), timeout_s=300)
     states = federation.states()
     assert states == dict.fromkeys(LABELS, "pending"), states

@@ -1,0 +1,38 @@
+"""`python -m tests.drills`: carry out every drill and print the table; exit 0 if all passed."""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.drills import certificates, clocks_and_logs, disks  # noqa: F401 - they register
+from tests.drills.table import DRILLS, carry_out, markdown, stages_folder
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="drills whose name contains this")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--keep", type=Path, help="work here and keep it, instead of a new folder")
+    words = parser.parse_args()
+    logging.disable(logging.CRITICAL)  # refusals are what a drill provokes
+    chosen = [each for each in DRILLS if words.only in each.name]
+    with tempfile.TemporaryDirectory(prefix="drills-") as new:
+        folder = words.keep or Path(new)
+        stages, outcomes = stages_folder(folder), []
+        for number, each in enumerate(chosen):
+            print(f"{number + 1}/{len(chosen)}: {each.name}", file=sys.stderr, flush=True)
+            outcomes.append(carry_out(each, folder / f"{number:02d}", stages))
+    print(markdown(outcomes), end="")
+    if words.json:
+        words.json.write_text(json.dumps([asdict(row) for row in outcomes], indent=2) + "\n")
+    failed = [row.drill for row in outcomes if not row.passed]
+    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed", file=sys.stderr)
+    return 1 if failed or not outcomes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

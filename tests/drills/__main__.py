@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.drills import certificates, clocks_and_logs, disks  # noqa: F401 - they register
+from tests.drills import certificates, clocks_and_logs, crashes, disks  # noqa: F401 - they register
 from tests.drills.table import DRILLS, carry_out, markdown, stages_folder
 
 

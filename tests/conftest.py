@@ -5,6 +5,7 @@ In CI that would hide it: there, a skipped test with one of the marks fails, and
 which no test with such a mark passed.
 """
 
+import signal
 from collections import Counter
 
 import pytest
@@ -27,6 +28,9 @@ def pytest_configure(config):
     known = {line.partition(":")[0] for line in config.getini("markers")}
     if marks - known:
         raise pytest.UsageError(f"--must-run: no such mark: {', '.join(sorted(marks - known))}")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a job in the background ignores ctrl-C, and so would every command that it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[MUST_RUN] = marks
     config.stash[PASSED] = Counter()
 

@@ -12,7 +12,7 @@ from federation.blueprint import weights
 from federation.learning.generator import architecture as networks
 from kit.errors import KitError
 from tests.fakes import federation, runs, site
-from tests.fakes.sealing import begin_fields, sealed
+from tests.fakes.sealing import append, begin_fields, sealed
 
 STUDY = federation.found().study
 NETWORK = networks.Architecture(
@@ -61,7 +61,7 @@ FAULTS = {
     "large weights everywhere": (everything(500), "not finite"),
     "large negative weights everywhere": (everything(-500), "not finite"),
     "white pictures": (output(0, 100), "constant"),
-    "black pictures": (output(0, -1e4), "constant"),
+    "black pictures": (output(0, -9e3), "constant"),
     "one picture for every seed": (one_picture, "the same image"),
 }
 
@@ -97,7 +97,7 @@ def take_in(coordinator, home, run):
     name, blueprint = home.config.site, sealed(home, run=run)
     digest = blueprint.statement.digest
     submissions.begin(coordinator, name, **begin_fields(home, blueprint))
-    submissions.append(coordinator, name, digest, 0, blueprint.ciphertext)
+    append(coordinator, name, digest, 0, blueprint.ciphertext)
     submissions.commit(coordinator, name, digest)
     supervisor.take_in(coordinator, digest)
     return submissions.one_status(coordinator, name, digest)

@@ -691,16 +691,10 @@ def _kibibytes(what: str) -> Callable[[int, int], None]:
 def main() -> NoReturn:
     """Run the command line."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy cores: waiting threads must not spin
-    sys.exit(door.run(PROGRAM, _invoke))
-
-
-def _invoke() -> None:
-    try:
-        status = app(prog_name=PROGRAM, standalone_mode=False)
-    except typer.Abort as error:
-        raise KeyboardInterrupt from error
-    except typer.exceptions.TyperException as error:
-        text = getattr(error, "format_message", lambda: "")() or "no command was given"
-        raise KitError(text, hint=f"see `{PROGRAM} --help`") from error
-    if status == door.INTERRUPTED:  # Typer returns this for ctrl-C instead of raising
-        raise KeyboardInterrupt
+    status = door.command_line(
+        PROGRAM,
+        lambda: app(prog_name=PROGRAM, standalone_mode=False),
+        aborted=typer.Abort,
+        usage=typer.exceptions.TyperException,
+    )
+    sys.exit(status)

@@ -98,3 +98,33 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
     return str(value)
+
+
+def command_line(
+    program: str,
+    application: Callable[[], object],
+    *,
+    aborted: type[Exception],
+    usage: type[Exception],
+) -> int:
+    """Run a command line's application; return its exit status as `run` does.
+
+    Args:
+        program: its name, for errors and hints.
+        application: parses the words and runs the command; returns `INTERRUPTED` on ctrl-C.
+        aborted: what it raises when a person gives up at a prompt.
+        usage: what it raises for words that it does not know.
+    """
+
+    def work() -> None:
+        try:
+            status = application()
+        except aborted as error:
+            raise KeyboardInterrupt from error
+        except usage as error:
+            text = getattr(error, "format_message", lambda: "")() or "no command was given"
+            raise KitError(text, hint=f"see `{program} --help`") from error
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
+
+    return run(program, work)

@@ -100,3 +100,25 @@ def test_progress_notes_go_to_stderr(capsys):
 def test_columns_are_aligned_and_without_trailing_blanks():
     table = door.columns([("a", "long cell"), ("longer", "b")], ("one", "two"))
     assert table.splitlines() == ["one     two", "a       long cell", "longer  b"]
+
+
+def test_a_command_line_answers_wrong_words_and_ctrl_c_as_every_command_does(capsys):
+    class AbortError(Exception):
+        pass
+
+    class UsageError(Exception):
+        def format_message(self):
+            return "no such option"
+
+    def status_of(error=None, result=None):
+        def application():
+            if error is not None:
+                raise error
+            return result
+
+        return door.command_line("kit", application, aborted=AbortError, usage=UsageError)
+
+    assert status_of() == 0
+    assert status_of(UsageError()) == 1
+    assert capsys.readouterr().err == "kit: error: no such option\nkit: hint: see `kit --help`\n"
+    assert [status_of(AbortError()), status_of(result=door.INTERRUPTED)] == [door.INTERRUPTED] * 2

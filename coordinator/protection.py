@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 
-from coordinator.home import Home
 from coordinator.state import SERVE_LOCK
 from kit.files import exclusive
 from pki import protecting
-from pki.protecting import Protected
+from pki.protecting import Place, Protected
 
 
-def protect(home: Home, new: Callable[[], str]) -> Protected:
-    """Seal every secret of this home.
+def protect(place: Place, new: Callable[[], str]) -> Protected:
+    """Seal every secret of the coordinator's home.
 
     Raises:
         KitError: a server runs on it, which could not open what it had read in clear; or as
@@ -18,5 +17,5 @@ def protect(home: Home, new: Callable[[], str]) -> Protected:
     """
     busy = "a `coordinator serve` runs on this home"
     hint = "stop it, protect the keys, and give it the passphrase when it starts again"
-    with exclusive(home.path / SERVE_LOCK, busy=busy, hint=hint):
-        return protecting.protect(home.secrets, new)
+    with exclusive(place.home / SERVE_LOCK, busy=busy, hint=hint):
+        return protecting.protect(place, new)

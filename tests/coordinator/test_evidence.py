@@ -8,6 +8,7 @@ import pytest
 
 from coordinator import cli, evidence, payloads, revocation
 from coordinator.evidence import Standing
+from kit.errors import KitError
 from tests.fakes import site
 
 
@@ -93,5 +94,5 @@ def test_a_check_that_fails_is_in_the_dossier_and_in_the_exit_status(lived, tmp_
             assert found[rule].standing is Standing.FAILS
             assert found[rule].result["error"]
         assert found["HIPAA 164.312(a)(1), (d)"].standing is Standing.SHOWN
-    with pytest.raises(cli.KitError, match="2 checks fail"):
+    with pytest.raises(KitError, match="2 checks fail"):
         cli.app(words, prog_name="coordinator", standalone_mode=False)

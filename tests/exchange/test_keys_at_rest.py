@@ -112,7 +112,7 @@ def test_a_federation_that_began_in_clear_is_protected_in_place(pending, passphr
     home = pending.home("a")
     clear = files_with_clear_keys(pending.folder)
     assert {"a/keys/tls.key", "hub/keys/log.key", "hub/keys/root.key"} <= clear
-    protection.protect(Home.open(pending.hub), words)
+    protection.protect(Home.open(pending.hub).secrets, words)
     for name in site.LABELS:
         protecting.protect(pending.home(name).secrets, words)
     unlocking.use(passphrase)
@@ -148,9 +148,9 @@ def test_keys_are_not_protected_behind_a_running_servers_back(enrolled):
     with enrolled.open() as coordinator:
         with exclusive(enrolled.hub / "serve.lock", busy="?"):
             with pytest.raises(KitError, match="`coordinator serve` runs") as caught:
-                protection.protect(coordinator.home, words)
+                protection.protect(coordinator.home.secrets, words)
             assert "stop it" in caught.value.hint
-        assert protection.protect(coordinator.home, words).sealed_now > 5
+        assert protection.protect(coordinator.home.secrets, words).sealed_now > 5
 
 
 def serve(hub, *, words, log):

@@ -1,0 +1,95 @@
+"""The `coordinator` command: a thin door over the typed services."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from coordinator.cli import (
+    audit,
+    authorities,
+    builds,
+    certificates,
+    founding,
+    keys,
+    reviews,
+    serving,
+    sites,
+    sticks,
+    studies,
+    upkeep,
+)
+from coordinator.cli.options import PROGRAM
+from kit import door, passphrases
+
+app = typer.Typer(
+    name=PROGRAM,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Coordinate a federation of hospitals: study, review, build, release, revoke.",
+)
+
+
+@app.callback()
+def sources(
+    ctx: typer.Context,
+    passphrase_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="COORDINATOR_PASSPHRASE_FILE",
+            help="Where the keys' passphrase is read (`/dev/fd/3` works); may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Say where passphrases come from, before any command."""
+    from pki import unlocking
+
+    ctx.obj = passphrases.Sources(tuple(passphrase_file or ()), "coordinator.passphrase")
+    unlocking.use(ctx.obj)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "init": founding.init,
+    "serve": serving.serve,
+    "token": sites.token,
+    "list": reviews.list_blueprints,
+    "show": reviews.show,
+    "approve": reviews.approve,
+    "reject": reviews.reject,
+    "build": builds.build,
+    "import": sticks.import_file,
+    "export": sticks.export,
+    "releases": builds.releases,
+    "revoke": reviews.revoke,
+    "evidence": audit.evidence,
+    "backup": upkeep.backup,
+    "restore": upkeep.restore,
+}
+GROUPS = {
+    "study": studies.app,
+    "sites": sites.app,
+    "certificates": certificates.app,
+    "authority": authorities.app,
+    "audit": audit.app,
+    "keys": keys.app,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy cores: waiting threads must not spin
+    status = door.command_line(
+        PROGRAM,
+        lambda: app(prog_name=PROGRAM, standalone_mode=False),
+        aborted=typer.Abort,
+        usage=typer.exceptions.TyperException,
+    )
+    sys.exit(status)

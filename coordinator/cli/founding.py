@@ -1,0 +1,64 @@
+"""`coordinator init`."""
+
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.options import Home, Json
+from kit import clock, door
+
+ProtectKeys = Annotated[
+    bool, typer.Option("--protect-keys", help="Put the keys under a passphrase from the start.")
+]
+
+
+def init(
+    ctx: typer.Context,
+    home: Home,
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    host: Annotated[
+        str, typer.Option(help="Names and addresses that sites use, separated by commas.")
+    ] = "127.0.0.1",
+    listen: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    exchange_port: Annotated[int, typer.Option(help="Port for enrolled sites.")] = 8443,
+    enrol_port: Annotated[int, typer.Option(help="Port for enrolment only.")] = 8444,
+    reviewer: Annotated[str, typer.Option(help="Name of the first reviewer.")] = "first",
+    grace_hours: Annotated[
+        int, typer.Option(help="Hours between a revocation and the destruction of keys.")
+    ] = 72,
+    threads: Annotated[
+        int, typer.Option(help="Threads of a build; part of the bits of a release.")
+    ] = 1,
+    cosigners: Annotated[
+        int, typer.Option(help="Other sites that vouch for the log before a site takes a release.")
+    ] = 1,
+    protect_keys: ProtectKeys = False,
+    stick_days: Annotated[
+        int, typer.Option(min=1, max=100, help="Days a file for a site without a line is valid.")
+    ] = 35,
+    as_json: Json = False,
+) -> None:
+    """Found a federation: keys, certificates, an empty audit log."""
+    from coordinator import founding
+    from coordinator.home import CoordinatorConfig
+
+    settings = CoordinatorConfig(
+        federation=federation,
+        hosts=host,
+        exchange_port=exchange_port,
+        enrol_port=enrol_port,
+        listen=listen,
+        threads=threads,
+        revocation_grace_hours=grace_hours,
+        stick_days=stick_days,
+    )
+    new = (lambda: ctx.obj.new("the coordinator's keys")) if protect_keys else None
+    result = founding.found(
+        home,
+        settings,
+        reviewer=reviewer,
+        now=clock.utc_now(),
+        new_passphrase=new,
+        cosigners=cosigners,
+    )
+    door.emit(result, as_json=as_json)

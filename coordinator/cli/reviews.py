@@ -1,0 +1,210 @@
+"""`coordinator list`, `show`, `approve`, `reject` and `revoke`: what people do with blueprints."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.options import Blueprint, Home, Json, Key, Reason
+from kit import clock, door
+from kit.errors import KitError
+
+_RECORD_HELP = (
+    "A record signed elsewhere: taken in without --key; written, from a file of `show --to-sign` in"
+    " place of the digest, with --key and without --home."
+)
+AtHome = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="COORDINATOR_HOME", help="The coordinator's folder."),
+]
+MaybeKey = Annotated[Path | None, typer.Option("--key", help="The reviewer's private key file.")]
+MaybeReason = Annotated[str, typer.Option("--reason", help="Why; kept outside the audit log.")]
+Record = Annotated[Path | None, typer.Option("--record", help=_RECORD_HELP)]
+Typed = Annotated[
+    str, typer.Option("--digest", help="With --record: the digest's first digits, not asked for.")
+]
+
+
+def list_blueprints(home: Home, as_json: Json = False) -> None:
+    """List the blueprints that have arrived."""
+    from coordinator import reviews
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = reviews.list_reviews(coordinator)
+    rows = [(r.digest[:16], r.site, r.study, r.state, ",".join(r.outputs)) for r in found]
+    text = door.columns(rows, ("blueprint", "site", "study", "state", "classes"))
+    door.emit(found, as_json=as_json, text=text)
+
+
+def show(
+    home: Home,
+    blueprint: Blueprint,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="Render samples into this PNG file.")
+    ] = None,
+    to_sign: Annotated[
+        Path | None,
+        typer.Option("--to-sign", help="Write what a reviewer signs on a machine of their own."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one blueprint: privacy, provenance, and samples on request."""
+    from coordinator import remote_review, reviews
+    from coordinator.context import Coordinator
+    from kit.files import write_atomic
+
+    with Coordinator.open(home) as coordinator:
+        found = reviews.show(coordinator, blueprint)
+        if samples is not None:
+            sheet = reviews.sample_sheet(coordinator, blueprint)
+            write_atomic(samples, sheet, mode=0o600)
+        if to_sign is not None:
+            write_atomic(to_sign, remote_review.package(coordinator, blueprint), mode=0o600)
+    door.emit(found, as_json=as_json)
+
+
+def approve(
+    blueprint: Blueprint,
+    home: AtHome = None,
+    key: MaybeKey = None,
+    reason: MaybeReason = "",
+    record: Record = None,
+    digest: Typed = "",
+    as_json: Json = False,
+) -> None:
+    """Sign and record a reviewer's approval, here or on the reviewer's own machine."""
+    _decide(home, blueprint, "approve", key, reason, record, digest, as_json=as_json)
+
+
+def reject(
+    blueprint: Blueprint,
+    home: AtHome = None,
+    key: MaybeKey = None,
+    reason: MaybeReason = "",
+    record: Record = None,
+    digest: Typed = "",
+    lost: Annotated[
+        bool,
+        typer.Option("--lost", help="No judgement: the payload is lost here; ask for it again."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign and record a reviewer's rejection; one is enough, and the payload is shredded."""
+    if not lost:
+        _decide(home, blueprint, "reject", key, reason, record, digest, as_json=as_json)
+        return
+    from coordinator import reviews
+    from coordinator.context import Coordinator
+
+    if key is not None or reason or record is not None or home is None:
+        raise KitError("--lost takes a --home and nothing else: no reviewer decides anything")
+    with Coordinator.open(home) as coordinator:
+        door.emit(reviews.report_lost(coordinator, blueprint), as_json=as_json)
+
+
+def revoke(
+    home: Home,
+    blueprint: Blueprint,
+    key: Key,
+    reason: Reason,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Restore it instead, within the grace period.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a blueprint out of use and withdraw every release made from it."""
+    from coordinator import restoration, revocation
+    from coordinator.context import Coordinator
+    from coordinator.home import Home as Directory
+    from coordinator.reserve import drawn_on
+    from pki import keys
+
+    with drawn_on(Directory.open(home)), Coordinator.open(home) as coordinator:
+        if undo:
+            made = restoration.restore(
+                coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
+            )
+            door.emit(made, as_json=as_json)
+            return
+        falling = revocation.preview(coordinator, blueprint).withdrawn_releases
+        door.note(f"releases that fall with it: {', '.join(r[:16] for r in falling) or 'none'}")
+        if not yes and not typer.confirm("Revoke?", err=True):
+            raise KitError("nothing was revoked")
+        result = revocation.revoke(
+            coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
+        )
+    door.emit(result, as_json=as_json)
+
+
+def _decide(
+    home: Path | None,
+    blueprint: str,
+    decision: str,
+    key: Path | None,
+    reason: str,
+    record: Path | None,
+    digest: str,
+    *,
+    as_json: bool,
+) -> None:
+    from coordinator import remote_review, reviews
+    from coordinator.context import Coordinator
+    from federation.blueprint.approval import Decision
+    from kit.files import read_limited
+    from pki import keys
+
+    if record is not None and key is not None:
+        _sign_elsewhere(Path(blueprint), decision, key, reason, record, digest, as_json=as_json)
+        return
+    wanted = "give --home with --key and --reason, or with --record"
+    if home is None:
+        raise KitError(wanted)
+    with Coordinator.open(home) as coordinator:
+        if record is not None:
+            data = read_limited(record, limit=remote_review.MAX_RECORD_BYTES, what="record")
+            result = remote_review.take(coordinator, blueprint, Decision(decision), data)
+        elif key is not None and reason:
+            signer = keys.load_signing(key)
+            result = reviews.decide(
+                coordinator, blueprint, Decision(decision), reviewer_key=signer, reason=reason
+            )
+        else:
+            raise KitError(wanted)
+    door.emit(result, as_json=as_json)
+
+
+def _sign_elsewhere(
+    package: Path,
+    decision: str,
+    key: Path,
+    reason: str,
+    record: Path,
+    digest: str,
+    *,
+    as_json: bool,
+) -> None:
+    from coordinator import remote_review
+    from federation.blueprint.approval import Decision
+    from kit.files import read_limited, write_atomic
+    from pki import keys
+
+    if not reason:
+        raise KitError("give --reason")
+    data = read_limited(package, limit=remote_review.MAX_PACKAGE_BYTES, what="file to sign")
+    asked = remote_review.Package.from_bytes(data)
+    if not digest:
+        door.note(door.plain(asked.shown()))
+        door.note(f"what would be signed, as {decision}: {asked.statement.digest}")
+        digest = typer.prompt("its first eight digits", err=True)
+    signed = remote_review.sign(
+        asked,
+        Decision(decision),
+        key=keys.load_signing(key),
+        reason=reason,
+        typed=digest,
+        now=clock.utc_now(),
+    )
+    write_atomic(record, signed, mode=0o600)
+    door.emit({**asked.shown(), "record": record}, as_json=as_json)

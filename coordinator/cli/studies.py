@@ -1,0 +1,123 @@
+"""`coordinator study`."""
+
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.options import Home, Json
+from kit import door
+
+app = typer.Typer(no_args_is_help=True, help="Create, list, show and close studies.")
+
+
+@app.command("create")
+def create(
+    home: Home,
+    study: Annotated[str, typer.Argument(help="The study's id.")],
+    classes: Annotated[str, typer.Option(help="Class labels in order, separated by commas.")],
+    channels: Annotated[int, typer.Option(help="1 for grey, 3 for colour.")],
+    height: Annotated[int, typer.Option(help="Pixels.")],
+    width: Annotated[int, typer.Option(help="Pixels.")],
+    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    epsilon: Annotated[float, typer.Option(help="Largest epsilon per unit.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="Largest delta; at most 1e-5.")] = 1e-5,
+    unit: Annotated[str, typer.Option(help="patient, or image.")] = "patient",
+    personal_data: Annotated[
+        str, typer.Option(help="refused; or allowed: blueprints without differential privacy.")
+    ] = "refused",
+    preset: Annotated[
+        str, typer.Option(help="Generator presets allowed, by commas; chosen by size if empty.")
+    ] = "",
+    shard_size: Annotated[int, typer.Option(help="Synthetic images per site and class.")] = 300,
+    sampler_steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 10,
+    classifier_steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
+    minimum_per_class: Annotated[int, typer.Option(help="Fewer units: not trained on.")] = 10,
+    quorum: Annotated[int, typer.Option(help="Reviewers who must approve.")] = 1,
+    reviewer: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PUBLIC-KEY (hexadecimal); repeat. Default: those of `init`."),
+    ] = None,
+    outbound_approval: Annotated[
+        bool,
+        typer.Option(
+            "--outbound-approval", help="Every blueprint needs a second person's word at its site."
+        ),
+    ] = False,
+    lease_days: Annotated[
+        int, typer.Option(help="Days after its last contact that a site predicts; 0: no lease.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Sign a study manifest and open it to every enrolled site."""
+    from coordinator import registry, studies
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        request = studies.Request(
+            id=study,
+            title=title or study,
+            classes=tuple(label.strip() for label in classes.split(",")),
+            image=(channels, height, width),
+            epsilon=epsilon,
+            delta=delta,
+            unit=unit,
+            personal_data=personal_data,
+            presets=tuple(name.strip() for name in preset.split(",") if name.strip()),
+            shard_size=shard_size,
+            sampler_steps=sampler_steps,
+            classifier_steps=classifier_steps,
+            minimum_per_class=minimum_per_class,
+            quorum=quorum,
+            reviewers=tuple(reviewer or ()),
+            outbound_approval=outbound_approval,
+            lease_days=lease_days,
+        )
+        manifest = studies.manifest(coordinator, request)
+        registry.create_study(coordinator, manifest)
+    door.emit({"study": manifest.id, "digest": manifest.digest}, as_json=as_json)
+
+
+@app.command("list")
+def list_studies(home: Home, as_json: Json = False) -> None:
+    """List the studies."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = registry.list_studies(coordinator)
+    rows = [
+        (s.id, "open" if is_open else "closed", ",".join(s.classes), s.digest[:16])
+        for s, is_open in found
+    ]
+    result = [{"id": s.id, "open": is_open, "digest": s.digest} for s, is_open in found]
+    text = door.columns(rows, ("study", "state", "classes", "digest"))
+    door.emit(result, as_json=as_json, text=text)
+
+
+@app.command("close")
+def close(
+    home: Home, study: Annotated[str, typer.Argument(help="The study's id.")], as_json: Json = False
+) -> None:
+    """Close a study: no site submits to it any more, and the keys that sites sealed to are gone."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(registry.close_study(coordinator, study), as_json=as_json)
+
+
+@app.command("show")
+def show(
+    home: Home, study: Annotated[str, typer.Argument(help="The study's id.")], as_json: Json = False
+) -> None:
+    """Show one study's manifest."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+    from coordinator.errors import NotFoundError
+
+    with Coordinator.open(home) as coordinator:
+        for manifest, _ in registry.list_studies(coordinator):
+            if manifest.id == study:
+                door.emit(manifest, as_json=as_json)
+                return
+    raise NotFoundError(f"no study `{study}`", hint="see `coordinator study list`")

@@ -1,0 +1,104 @@
+"""`edge-agent audit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent.cli.options import HomeDir, Json
+from kit import door
+from kit.errors import KitError
+
+app = typer.Typer(no_args_is_help=True, help="Check the receipts this site holds.")
+
+
+@app.command("verify")
+def verify(
+    home: HomeDir,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the coordinator for consistency.")
+    ] = False,
+    receipt: Annotated[
+        Path | None,
+        typer.Option("--receipt", help="Verify this one .tlog-proof file, without any network."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify every receipt held here, and that the coordinator's log still contains them."""
+    from edge_agent import inspection
+    from edge_agent.home import Home
+
+    agent = Home.open(home)
+    if receipt is not None:
+        door.emit(inspection.audit_receipt(agent, receipt), as_json=as_json)
+    else:
+        door.emit(inspection.audit(agent, offline=offline), as_json=as_json)
+
+
+@app.command("export")
+def export(
+    home: HomeDir,
+    out: Annotated[Path, typer.Option("--out", help="A new folder to write into.")],
+    as_json: Json = False,
+) -> None:
+    """Write this site's copy of the log as plain files: for an auditor, or for a recovery."""
+    from edge_agent import recovery
+    from edge_agent.home import Home
+
+    size = recovery.export(Home.open(home), out)
+    door.emit({"size": size, "out": str(out)}, as_json=as_json)
+
+
+@app.command("compare")
+def compare(
+    home: HomeDir,
+    folder: Annotated[Path, typer.Argument(help="Another site's or the coordinator's export.")],
+    as_json: Json = False,
+) -> None:
+    """Hold another copy of the log against this site's: two logs under one key are a fork."""
+    from edge_agent import recovery
+    from edge_agent.home import Home
+
+    door.emit(recovery.compare(Home.open(home), folder), as_json=as_json)
+
+
+@app.command("accept")
+def accept(
+    home: HomeDir,
+    record: Annotated[Path, typer.Option("--record", help="The signed record of a recovery.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Believe a recovered log that lacks entries this site saw; asks a person first."""
+    from edge_agent import recovery
+    from edge_agent.home import Home
+
+    agent = Home.open(home)
+    _, dropped = recovery.prepare(agent, record)
+    door.note(
+        f"recovery {dropped.epoch} keeps {dropped.keeps} entries; this site saw these as well:"
+    )
+    for line in dropped.entries:
+        door.note(f"  {line}")
+    if not yes and not typer.confirm("Did the federation's people announce it?", err=True):
+        raise KitError("nothing was changed")
+    world = recovery.accept(agent, record)
+    result = {"log_size": world.trust.size, "kept_aside": str(dropped.kept_aside)}
+    door.emit(result, as_json=as_json)
+
+
+@app.command("rebuild")
+def rebuild(
+    home: HomeDir,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start again from the receipts after `state/trust.json` was lost; asks a person first."""
+    from edge_agent import inspection
+    from edge_agent.home import Home
+
+    agent = Home.open(home)
+    door.note(inspection.rebuild_warning(agent))
+    if not yes and not typer.confirm("Believe the log that the coordinator shows now?", err=True):
+        raise KitError("nothing was changed")
+    door.emit(inspection.rebuild(agent), as_json=as_json)

@@ -1,0 +1,146 @@
+"""`edge-agent submit`, `status`, `fetch` and `withdraw`: what crosses the wall."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent.cli.options import FromFile, HomeDir, Json, Run, StudyName, ToFile, one_way
+from kit import clock, door
+from kit.errors import KitError
+from kit.progress import Progress
+
+
+def submit(
+    home: HomeDir,
+    study: StudyName,
+    run: Run = "",
+    to_file: ToFile = None,
+    as_json: Json = False,
+) -> None:
+    """Seal a finished run and bring it to the coordinator; goes on where it was cut off."""
+    from edge_agent import journal, stick, submission
+    from edge_agent.home import Home
+
+    agent, now = Home.open(home), clock.utc_now()
+    if to_file is not None:
+        written = stick.submit(agent, run or study, to_file, now=now)
+        door.emit(written, as_json=as_json)
+        return
+    bar = Progress("upload (KiB)", 0)
+    with journal.command(agent, "submit"):
+        result = submission.submit(
+            agent,
+            run or study,
+            now=now,
+            sent=lambda d, t: bar.move(d >> 10, t >> 10),
+            tell=door.note,
+        )
+    door.emit(result, as_json=as_json)
+
+
+def status(
+    home: HomeDir,
+    to_file: ToFile = None,
+    from_file: FromFile = None,
+    acknowledge: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--acknowledge", help="A person here knows what stands behind this log entry; repeat."
+        ),
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option("--metrics", help="Also write this file for Prometheus' node exporter."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the coordinator for news, verify it, and show where this site stands.
+
+    Exit status 4: the log shows something about this site that it did not do.
+    """
+    from edge_agent import alarms, inspection, journal, stick
+    from edge_agent import metrics as figures
+    from edge_agent.home import Home
+
+    agent, now = Home.open(home), clock.utc_now()
+    one_way(to_file, from_file)
+    for entry in acknowledge or ():
+        alarms.acknowledge(agent, entry, now=now)
+    if to_file is not None:
+        door.emit(stick.write(agent, to_file, now=now, asks={}), as_json=as_json)
+        return
+    with journal.command(agent, "status"), figures.written(agent, metrics, now=now):
+        if from_file is not None:
+            world = stick.visit(agent, from_file, now=now)
+            standing = inspection.standing(agent, world, now=now)
+        else:
+            standing = inspection.status(agent, now=now)
+        door.emit(standing, as_json=as_json)
+    alarms.require_none(agent)
+
+
+def fetch(
+    home: HomeDir, study: StudyName, from_file: FromFile = None, as_json: Json = False
+) -> None:
+    """Install the newest release of a study, after verifying everything about it."""
+    from edge_agent import installed, journal, stick
+    from edge_agent.home import Home
+
+    agent = Home.open(home)
+    if from_file is not None:
+        found = stick.fetch(agent, study, from_file, now=clock.utc_now())
+        door.emit(found, as_json=as_json)
+        return
+    with journal.command(agent, "fetch"):
+        result = installed.fetch(agent, study, got=_kibibytes("download"), tell=door.note)
+    door.emit(result, as_json=as_json)
+
+
+def withdraw(
+    home: HomeDir,
+    reason: Annotated[str, typer.Option(help="Why; only a commitment to it is sent.")],
+    study: Annotated[
+        str, typer.Option("--study", help="The study whose blueprint is taken back.")
+    ] = "",
+    patient: Annotated[
+        str,
+        typer.Option(
+            help="Instead: a patient's id; every blueprint the patient is in, everywhere."
+        ),
+    ] = "",
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Undo this site's withdrawal, within the grace period.")
+    ] = False,
+    to_file: ToFile = None,
+    as_json: Json = False,
+) -> None:
+    """Take this site's blueprint back: out of use at once, shredded after the grace period."""
+    from edge_agent import journal, stick, withdrawal
+    from edge_agent.home import Home
+
+    if bool(study) == bool(patient) or (patient and (undo or to_file is not None)):
+        raise KitError("give --study or --patient", hint="see `edge-agent withdraw --help`")
+    agent, now = Home.open(home), clock.utc_now()
+    if patient:
+        with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
+            erased = withdrawal.withdraw_patient(agent, patient, reason=reason, now=now)
+        door.emit(erased, as_json=as_json)
+        return
+    if to_file is not None:
+        if undo:
+            raise KitError("an undo does not travel by stick: the grace period may be over")
+        written = stick.withdraw(agent, study, to_file, reason=reason, now=now)
+        door.emit(written, as_json=as_json)
+        return
+    act = withdrawal.undo if undo else withdrawal.withdraw
+    with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
+        status_now = act(agent, study, reason=reason, now=now)
+    result = {"blueprint": status_now.digest, "state": status_now.state}
+    door.emit(result, as_json=as_json)
+
+
+def _kibibytes(what: str) -> Callable[[int, int], None]:
+    bar = Progress(f"{what} (KiB)", 0)
+    return lambda done, total: bar.move(done >> 10, total >> 10)

@@ -21,11 +21,11 @@ from cryptography import x509
 from coordinator import (
     authorities,
     calls,
+    enrolments,
     leftovers,
     logbook,
     messages,
     metrics,
-    registry,
     rekeying,
     releases,
     renewals,
@@ -87,7 +87,7 @@ class _Enrolment(stubs.EnrolmentServicer):
         self._coordinator = coordinator
 
     def Enrol(self, request: Any, _nobody: None) -> Any:
-        reply = registry.enrol(
+        reply = enrolments.enrol(
             self._coordinator,
             token=enrolment.secret_hash(request.secret),
             tls_request=request.tls_request,

@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from coordinator import registry, rpc_errors
+from coordinator import callers, rpc_errors
 from coordinator.authorisation import Caller, caller_of
 from coordinator.context import Coordinator
 from coordinator.errors import BusyError
@@ -123,7 +123,7 @@ class Guard(grpc.ServerInterceptor):
         if caller in (Caller.SITE, Caller.REPLACED_SITE):
             superseded = caller is Caller.REPLACED_SITE
             chain = tls.peer(context)
-            return registry.authenticate(self._coordinator, chain, superseded=superseded)
+            return callers.authenticate(self._coordinator, chain, superseded=superseded)
         tls.require_version(context)
         return None
 

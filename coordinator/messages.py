@@ -3,8 +3,8 @@
 from typing import Any
 
 from coordinator.contact import News
+from coordinator.enrolments import EnrolmentReply
 from coordinator.logbook import Entry
-from coordinator.registry import EnrolmentReply
 from coordinator.submissions import Status
 from protos import exchange_pb2 as pb
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import registry, state
+from coordinator import callers, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError
 from coordinator.state import Transaction
@@ -73,7 +73,7 @@ def check_outbound(
         given.officer,
         chain,
         site=site,
-        root=registry.root_of(coordinator, site.name),
+        root=callers.root_of(coordinator, site.name),
         now=coordinator.now(),
     )
     Outbound.verify(given.outbound, officers=[key], blueprint=statement.digest, study=study.digest)

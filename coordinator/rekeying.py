@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import authorities, issuance, logbook, registry, state
+from coordinator import authorities, enrolments, issuance, logbook, registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError
 from coordinator.state import Transaction
@@ -116,7 +116,7 @@ def _new_signing(
         chain = certificates.pem(leaf, coordinator.issuing.certificate)
     else:
         chain = order.chain
-        registry.check_own_chain(coordinator, tx, row, chain, key, verification.verify_signing)
+        enrolments.check_own_chain(coordinator, tx, row, chain, key, verification.verify_signing)
     own = row.authority is None
     fingerprint = issuance.keep(tx, chain, holder=row.id, usage=issuance.SIGNING, own=own)
     if row.signing_previous is not None:

@@ -14,8 +14,17 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from coordinator import (
+    callers,
+    enrolments,
+    logbook,
+    messages,
+    registry,
+    releases,
+    requests,
+    submissions,
+)
 from coordinator import contact as contacts
-from coordinator import logbook, messages, registry, releases, requests, submissions
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.intake import supervisor
@@ -93,9 +102,9 @@ def _enrol(coordinator: Coordinator, stick: Stick) -> Imported:
     public = parts[rules.TOKEN_KEY]
     dsse.open_with_key(stick.envelope, rules.PAYLOAD_TYPE, public)
     token = enrolment.token_hash(public)
-    if stick.index.site != registry.invited(coordinator, token):
+    if stick.index.site != enrolments.invited(coordinator, token):
         raise NotAllowedError("the request names another site than the token's")
-    registry.enrol(
+    enrolments.enrol(
         coordinator,
         token=token,
         tls_request=parts[rules.TLS_REQUEST],
@@ -107,13 +116,13 @@ def _enrol(coordinator: Coordinator, stick: Stick) -> Imported:
 
 def _check_signer(coordinator: Coordinator, stick: Stick) -> None:
     chain = certificates.from_pem(stick.read(rules.CHAIN))
-    site = registry.authenticate_signer(coordinator, chain)
+    site = callers.authenticate_signer(coordinator, chain)
     documents.open_signed(
         stick.envelope,
         rules.PAYLOAD_TYPE,
         chain,
         signer=identity.site(coordinator.config.federation, site),
-        root=registry.root_of(coordinator, site),
+        root=callers.root_of(coordinator, site),
         now=coordinator.now(),
     )
     if stick.index.site != site:
@@ -216,7 +225,7 @@ def export(
         NotAllowedError: the site is not active.
         KitError: the file does not fit the medium.
     """
-    issued_to = registry.issued_to(coordinator, site)
+    issued_to = enrolments.issued_to(coordinator, site)
     news = contacts.news(coordinator, site, known_size=0, first_leaf=0)
     head = Checkpoint.verify(
         news.checkpoint,

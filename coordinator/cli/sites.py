@@ -27,13 +27,13 @@ def token(
     """Invite a site: write a token file to hand over safely; valid once, for 24 hours."""
     from datetime import timedelta
 
-    from coordinator import registry
+    from coordinator import enrolments
     from coordinator.context import Coordinator
     from kit.files import write_secret
 
     with Coordinator.open(home) as coordinator:
         life = timedelta(hours=hours)
-        made = registry.issue_token(coordinator, site, authority=authority, lifetime=life)
+        made = enrolments.issue_token(coordinator, site, authority=authority, lifetime=life)
     write_secret(out, made.to_bytes())
     result = {"site": site, "token": str(out), "expires": clock.rfc3339(made.expires)}
     door.emit(result, as_json=as_json)
@@ -89,11 +89,11 @@ def confirm(
     as_json: Json = False,
 ) -> None:
     """Issue a site's certificates after its operator read out the code by telephone."""
-    from coordinator import registry, stick
+    from coordinator import enrolments, stick
     from coordinator.context import Coordinator
 
     with Coordinator.open(home) as coordinator:
-        confirmed = registry.confirm(coordinator, site, code)
+        confirmed = enrolments.confirm(coordinator, site, code)
         if out is not None:
             stick.export(coordinator, site, out)
         door.emit(confirmed, as_json=as_json)

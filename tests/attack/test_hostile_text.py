@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import sqlalchemy as sa
 
-from coordinator import registry, reviews, state
+from coordinator import enrolments, reviews, state
 from edge_agent import outbound
 from federation.auditlog.events import Event, Kind
 from federation.blueprint.approval import Decision
@@ -55,10 +55,10 @@ def test_a21_no_site_federation_officer_or_option_is_hostile(tmp_path, text):
     federation = site.found(tmp_path)
     with federation.open() as coordinator:
         with pytest.raises(KitError):
-            registry.issue_token(coordinator, text)
+            enrolments.issue_token(coordinator, text)
         with pytest.raises(KitError):
             site.create_study(coordinator, name=text)
-        assert registry.issue_token(coordinator, "a").site == "a"
+        assert enrolments.issue_token(coordinator, "a").site == "a"
     with pytest.raises(KitError):
         site.found(tmp_path / "other", federation=text)
     with pytest.raises(KitError):

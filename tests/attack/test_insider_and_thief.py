@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import builds, registry, state
+from coordinator import builds, enrolments, state
 from coordinator.errors import NotAllowedError, StateError
 from edge_agent import enrolment
 from kit.errors import KitError
@@ -53,30 +53,30 @@ def fresh_request(secret):
 def test_a_copy_of_a_token_shuts_a_confirmed_site_out_for_a_day_only(tmp_path):
     federation = site.found(tmp_path)
     with federation.open() as coordinator:
-        token = registry.issue_token(coordinator, "a")
+        token = enrolments.issue_token(coordinator, "a")
         mine, thief = fresh_request(token.secret), fresh_request(token.secret)
-        assert not registry.enrol(coordinator, **mine).confirmed
+        assert not enrolments.enrol(coordinator, **mine).confirmed
         code = enrolment.enrolment.confirmation_code(
             mine["tls_request"], mine["signing_request"], mine["witness_key"]
         )
-        registry.confirm(coordinator, "a", code)
+        enrolments.confirm(coordinator, "a", code)
         coordinator.ahead = timedelta(hours=25)
         with pytest.raises(NotAllowedError, match="not known here or was used up"):
-            registry.enrol(coordinator, **thief)
-        assert registry.enrol(coordinator, **mine).confirmed  # who asked late is still served
+            enrolments.enrol(coordinator, **thief)
+        assert enrolments.enrol(coordinator, **mine).confirmed  # who asked late is still served
         coordinator.ahead = timedelta(hours=23)
         with pytest.raises(NotAllowedError, match="the site is revoked"):
-            registry.enrol(coordinator, **thief)
+            enrolments.enrol(coordinator, **thief)
 
 
 def test_a_stranger_without_a_token_does_not_wait_for_the_write_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "_BUSY_TIMEOUT_MS", 100)
     federation = site.found(tmp_path)
     with federation.open() as coordinator:
-        token = registry.issue_token(coordinator, "a")
+        token = enrolments.issue_token(coordinator, "a")
         with federation.open() as another, another.write():
             with pytest.raises(NotAllowedError, match="not known here"):
-                registry.enrol(coordinator, **fresh_request(bytes(32)))
+                enrolments.enrol(coordinator, **fresh_request(bytes(32)))
             with pytest.raises(KitError, match="state cannot be used"):
-                registry.enrol(coordinator, **fresh_request(token.secret))
-        assert not registry.enrol(coordinator, **fresh_request(token.secret)).confirmed
+                enrolments.enrol(coordinator, **fresh_request(token.secret))
+        assert not enrolments.enrol(coordinator, **fresh_request(token.secret)).confirmed

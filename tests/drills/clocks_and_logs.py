@@ -3,7 +3,7 @@
 import shutil
 from datetime import timedelta
 
-from coordinator import backup, registry
+from coordinator import backup, enrolments
 from edge_agent import installed
 from kit import clock
 from kit.errors import KitError
@@ -68,7 +68,7 @@ def rollback(federation):
 
 def one_more_entry(federation, name):
     with federation.open() as coordinator:
-        registry.issue_token(coordinator, name)
+        enrolments.issue_token(coordinator, name)
 
 
 @drill(

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import logbook, registry, requests, revocation, stick
+from coordinator import enrolments, logbook, registry, requests, revocation, stick
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.intake import supervisor
 from edge_agent import contact, enrolment, inspection, installed, outbound, outbox, submission
@@ -68,7 +68,7 @@ def enrol(federation, name="a"):
         token = site.token_file(coordinator, name, federation.folder)
         code, asked = request(federation, token, name=name)
         stick.import_file(coordinator, asked)
-        registry.confirm(coordinator, name, code)
+        enrolments.confirm(coordinator, name, code)
         answer = exported(coordinator, name)
     settle(federation, answer, name)
     home = federation.home(name)
@@ -105,8 +105,8 @@ def test_three_files_enrol_a_site_with_the_states_and_entries_of_a_line(federati
         with pytest.raises(NotAllowedError, match="not enrolled"):
             exported(coordinator)
         with pytest.raises(StateError, match="code is not that of the request"):
-            registry.confirm(coordinator, "a", "AAAA-AAAA")
-        registry.confirm(coordinator, "a", code)
+            enrolments.confirm(coordinator, "a", "AAAA-AAAA")
+        enrolments.confirm(coordinator, "a", code)
         answer = exported(coordinator)
         assert Kind.SITE_CONFIRMED in kinds(coordinator)
     enrolled = settle(federation, answer)
@@ -147,8 +147,8 @@ def test_a_stolen_token_used_by_stick_revokes_the_site_and_is_on_record(federati
 def test_a_token_for_a_stick_lives_as_long_as_it_was_given_and_no_longer(federation):
     with federation.open() as coordinator:
         with pytest.raises(StateError, match="30 days"):
-            registry.issue_token(coordinator, "a", lifetime=timedelta(days=31))
-        made = registry.issue_token(coordinator, "a", lifetime=timedelta(days=10))
+            enrolments.issue_token(coordinator, "a", lifetime=timedelta(days=31))
+        made = enrolments.issue_token(coordinator, "a", lifetime=timedelta(days=10))
         token = federation.folder / "a.token"
         token.write_bytes(made.to_bytes())
         _, asked = request(federation, token)
@@ -165,7 +165,7 @@ def test_the_same_token_works_at_both_doors(federation):
         code, asked = request(federation, token)
         stick.import_file(coordinator, asked)
         assert site.ask(federation.folder / "a", None) == code  # over the wire, as the same site
-        registry.confirm(coordinator, "a", code)
+        enrolments.confirm(coordinator, "a", code)
         enrolment.enrol(federation.folder / "a", None, epsilon=None, delta=None)
         assert site.visit(federation.home("a"))
 
@@ -175,7 +175,7 @@ def test_a_tls_certificate_that_is_over_on_arrival_stops_nobody(federation):
         token = site.token_file(coordinator, "a", federation.folder)
         code, asked = request(federation, token)
         stick.import_file(coordinator, asked)
-        registry.confirm(coordinator, "a", code)
+        enrolments.confirm(coordinator, "a", code)
         answer = exported(coordinator)
     late = now(timedelta(days=20))
     assert settle(federation, answer, at=late).site == "a"
@@ -427,12 +427,12 @@ def test_a_fork_of_the_log_is_seen_by_stick_as_well(enrolled, tmp_path):
     fork = tmp_path / "fork"
     shutil.copytree(enrolled.folder, fork)
     with enrolled.open() as coordinator:
-        registry.issue_token(coordinator, "x")
+        enrolments.issue_token(coordinator, "x")
         edge.visit(home, exported(coordinator), now=now())
         time.sleep(1)  # whole seconds: the lie must be the newer file
         with site.Federation(fork).open() as forked:
-            registry.issue_token(forked, "y")
-            registry.issue_token(forked, "z")
+            enrolments.issue_token(forked, "y")
+            enrolments.issue_token(forked, "z")
             lie = exported(forked)
         with pytest.raises(TrustError, match="contradict"):
             edge.visit(home, lie, now=now())
@@ -444,7 +444,7 @@ def test_a_coordinator_that_was_rolled_back_hears_of_it_by_stick(enrolled, tmp_p
     backup = tmp_path / "backup"
     shutil.copytree(enrolled.folder, backup)
     with enrolled.open() as coordinator:
-        registry.issue_token(coordinator, "x")
+        enrolments.issue_token(coordinator, "x")
         edge.visit(home, exported(coordinator), now=now())
         edge.write(home, file, now=now(), asks={})
         assert stick.import_file(coordinator, file).site == "a"

@@ -335,7 +335,7 @@ def test_a_machine_is_looked_at_before_it_enrols(tmp_path, without_self_tests):
         return {f.check: f for f in rounds.before_enrolment(home, token, "", at)}
 
     with federation.serving() as coordinator:
-        token = site.registry.issue_token(coordinator, "a")
+        token = site.enrolments.issue_token(coordinator, "a")
         found = look()
         assert {f.passed for f in found.values()} == {True}, found
         assert {"enrolment port", "exchange coordinator", "token"} <= set(found)

@@ -6,7 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from coordinator import logbook, registry, rekeying
+from coordinator import callers, enrolments, logbook, registry, rekeying
 from coordinator.errors import NotAllowedError, StateError
 from edge_agent import enrolment
 from edge_agent.home import Home
@@ -38,9 +38,9 @@ def test_a_site_waits_until_a_person_confirmed_its_code(federation):
         assert state_of(coordinator, "a") == registry.REQUESTED
         assert site.ask(federation.folder / "a", None) == code  # pending until confirmed
         with pytest.raises(StateError, match="code is not that of the request"):
-            registry.confirm(coordinator, "a", "AAAA-AAAA")
+            enrolments.confirm(coordinator, "a", "AAAA-AAAA")
         assert site.ask(federation.folder / "a", None) == code
-        registry.confirm(coordinator, "a", code.lower())
+        enrolments.confirm(coordinator, "a", code.lower())
         enrolled = enrolment.enrol(federation.folder / "a", None, epsilon=8.0, delta=1e-5)
         assert (enrolled.site, enrolled.federation) == ("a", site.FEDERATION)
         assert site.visit(federation.home("a")).trust.size == len(kinds(coordinator))
@@ -80,7 +80,7 @@ def test_a_token_used_with_other_keys_revokes_the_site_and_is_on_record(federati
         assert state_of(coordinator, "a") == registry.REVOKED
         assert kinds(coordinator)[-1] is Kind.SITE_REVOKED
         with pytest.raises(StateError, match="revoked, not waiting"):
-            registry.confirm(coordinator, "a", code)
+            enrolments.confirm(coordinator, "a", code)
 
 
 def test_a_copied_token_revokes_even_an_enrolled_site(federation):
@@ -89,7 +89,7 @@ def test_a_copied_token_revokes_even_an_enrolled_site(federation):
         stolen = federation.folder / "stolen.token"
         stolen.write_bytes(token.read_bytes())
         code = site.ask(federation.folder / "a", token)
-        registry.confirm(coordinator, "a", code)
+        enrolments.confirm(coordinator, "a", code)
         enrolment.enrol(federation.folder / "a", None, epsilon=8.0, delta=1e-5)
         assert site.visit(federation.home("a"))
         with pytest.raises(KitError, match="the site is revoked"):
@@ -100,7 +100,7 @@ def test_a_copied_token_revokes_even_an_enrolled_site(federation):
 
 def test_names_in_a_request_are_ignored(federation):
     with federation.open() as coordinator:
-        token = registry.issue_token(coordinator, "a")
+        token = enrolments.issue_token(coordinator, "a")
         tls, signing = keys.new_tls_key(), keys.new_signing_key()
         boastful = boastful_request(tls, f"spiffe://{site.FEDERATION}/site/b")
         asked = {
@@ -109,10 +109,10 @@ def test_names_in_a_request_are_ignored(federation):
             "signing_request": certificates.request(signing),
             "witness_key": keys.public_bytes(keys.new_signing_key()),
         }
-        assert not registry.enrol(coordinator, **asked).confirmed
+        assert not enrolments.enrol(coordinator, **asked).confirmed
         code = confirmation_code(boastful, asked["signing_request"], asked["witness_key"])
-        registry.confirm(coordinator, "a", code)
-        reply = registry.enrol(coordinator, **asked)
+        enrolments.confirm(coordinator, "a", code)
+        reply = enrolments.enrol(coordinator, **asked)
     leaf = certificates.from_pem(reply.tls_chain)[0]
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -130,7 +130,7 @@ def boastful_request(key, uri):
 
 def test_a_request_must_prove_its_keys(federation):
     with federation.open() as coordinator:
-        token = registry.issue_token(coordinator, "a")
+        token = enrolments.issue_token(coordinator, "a")
         good = certificates.request(keys.new_tls_key())
         asked = {
             "token": secret_hash(token.secret),
@@ -148,9 +148,9 @@ def test_a_request_must_prove_its_keys(federation):
             ("witness_key", b"short", "not an Ed25519 public key"),
         ):
             with pytest.raises(KitError, match=reason):
-                registry.enrol(coordinator, **asked | {name: value})
+                enrolments.enrol(coordinator, **asked | {name: value})
         assert state_of(coordinator, "a") == registry.INVITED  # none of that used the token up
-        registry.enrol(coordinator, **asked)
+        enrolments.enrol(coordinator, **asked)
         assert state_of(coordinator, "a") == registry.REQUESTED
 
 
@@ -159,7 +159,7 @@ def test_an_enrolled_site_is_not_enrolled_twice(federation):
         home = site.enrol(coordinator, federation, "a")
         before = home.key("tls.key").read_bytes()
         with pytest.raises(StateError, match="active already"):
-            registry.issue_token(coordinator, "a")
+            enrolments.issue_token(coordinator, "a")
         token = site.token_file(coordinator, "b", federation.folder)
         for given, reason in ((None, "is enrolled already as `a`"), (token, "for another site")):
             with pytest.raises(KitError, match=reason):
@@ -206,7 +206,7 @@ def test_a_new_token_after_a_revocation_needs_fresh_keys(federation):
         second = site.token_file(coordinator, "a", federation.folder)
         again = site.ask(federation.folder / "a", second)
         assert again != code
-        registry.confirm(coordinator, "a", again)
+        enrolments.confirm(coordinator, "a", again)
         enrolment.enrol(federation.folder / "a", None, epsilon=8.0, delta=1e-5)
         assert site.visit(Home.open(federation.folder / "a"))
 
@@ -217,11 +217,11 @@ def test_renewal_keeps_the_old_certificate_until_the_new_one_is_used(federation)
         old = certificates.from_pem(home.tls_chain.read_bytes())
         key = keys.new_tls_key()
         new = certificates.from_pem(rekeying.renew(coordinator, "a", certificates.request(key)))
-        assert registry.authenticate(coordinator, old) == "a"
-        assert registry.authenticate(coordinator, new) == "a"
+        assert callers.authenticate(coordinator, old) == "a"
+        assert callers.authenticate(coordinator, new) == "a"
         with pytest.raises(NotAllowedError, match="not the current one"):
-            registry.authenticate(coordinator, old)
-        assert registry.authenticate(coordinator, new) == "a"
+            callers.authenticate(coordinator, old)
+        assert callers.authenticate(coordinator, new) == "a"
 
 
 def test_a_lost_answer_to_a_renewal_never_locks_a_site_out(federation):
@@ -229,11 +229,11 @@ def test_a_lost_answer_to_a_renewal_never_locks_a_site_out(federation):
         home = site.enrol(coordinator, federation, "a")
         old = certificates.from_pem(home.tls_chain.read_bytes())
         for _ in range(3):  # three answers that never arrived
-            assert registry.authenticate(coordinator, old) == "a"
+            assert callers.authenticate(coordinator, old) == "a"
             rekeying.renew(coordinator, "a", certificates.request(keys.new_tls_key()))
-        assert registry.authenticate(coordinator, old) == "a"
+        assert callers.authenticate(coordinator, old) == "a"
         key = keys.new_tls_key()
         new = certificates.from_pem(rekeying.renew(coordinator, "a", certificates.request(key)))
-        assert registry.authenticate(coordinator, new) == "a"
+        assert callers.authenticate(coordinator, new) == "a"
         with pytest.raises(NotAllowedError, match="not the current one"):
-            registry.authenticate(coordinator, old)
+            callers.authenticate(coordinator, old)

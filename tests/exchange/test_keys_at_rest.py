@@ -56,7 +56,7 @@ def enrol(coordinator, federation, name):
     asked = {"epsilon": 8.0, "delta": 1e-5, "keeping": enrolment.Keeping(new_passphrase=words)}
     with pytest.raises(KitError, match="waiting for confirmation") as waiting:
         enrolment.enrol(path, token, **asked)
-    site.registry.confirm(coordinator, name, str(waiting.value).rpartition(" ")[2])
+    site.enrolments.confirm(coordinator, name, str(waiting.value).rpartition(" ")[2])
     enrolment.enrol(path, None, **asked)
     site.let_one_person_send(federation.home(name))
     return federation.home(name)

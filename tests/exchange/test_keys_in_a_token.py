@@ -49,7 +49,7 @@ def enrol(coordinator, federation, name, keeping):
     path = federation.folder / name
     with pytest.raises(KitError, match="waiting for confirmation") as waiting:
         enrolment.enrol(path, given, epsilon=8.0, delta=1e-5, keeping=keeping)
-    site.registry.confirm(coordinator, name, str(waiting.value).rpartition(" ")[2])
+    site.enrolments.confirm(coordinator, name, str(waiting.value).rpartition(" ")[2])
     enrolment.enrol(path, None, epsilon=8.0, delta=1e-5)
     site.let_one_person_send(federation.home(name))
     return federation.home(name)

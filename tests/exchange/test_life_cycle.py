@@ -8,6 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator import (
+    callers,
+    enrolments,
     expiries,
     issuance,
     logbook,
@@ -204,7 +206,7 @@ def test_a1_a_known_site_is_invited_again_only_by_the_quorum_of_every_open_study
     with enrolled.open() as coordinator:
         registry.revoke_site(coordinator, "a")
         with pytest.raises(NotAllowedError, match="quorum of study `shapes` has not") as refusal:
-            registry.issue_token(coordinator, "a")
+            enrolments.issue_token(coordinator, "a")
         assert "sites readmit a" in refusal.value.hint
         consent = {"reason": "new machine"}
         with pytest.raises(NotAllowedError, match="no reviewer's"):
@@ -214,11 +216,11 @@ def test_a1_a_known_site_is_invited_again_only_by_the_quorum_of_every_open_study
         done = readmission.readmit(coordinator, "a", reviewer_key=enrolled.reviewer(), **consent)
         assert done.missing == ()
         assert kinds(coordinator)[-1] is Kind.READMISSION_RECORDED
-        assert registry.issue_token(coordinator, "a").site == "a"
-        assert registry.issue_token(coordinator, "new").site == "new"  # never known: no quorum
+        assert enrolments.issue_token(coordinator, "a").site == "a"
+        assert enrolments.issue_token(coordinator, "new").site == "new"  # never known: no quorum
         coordinator.ahead = timedelta(days=8)  # consent does not keep
         with pytest.raises(NotAllowedError, match="has not"):
-            registry.issue_token(coordinator, "a")
+            enrolments.issue_token(coordinator, "a")
 
 
 def test_a1_consent_serves_one_enrolment(enrolled):
@@ -230,7 +232,7 @@ def test_a1_consent_serves_one_enrolment(enrolled):
         assert [a.event for a in alarms.kept(home) if not a.acknowledged] == []
         registry.revoke_site(coordinator, "a")
         with pytest.raises(NotAllowedError, match="has not"):
-            registry.issue_token(coordinator, "a")
+            enrolments.issue_token(coordinator, "a")
 
 
 def test_a1_a_copied_tls_key_that_renews_is_noticed_and_taken_out_of_use(federation, capsys):
@@ -242,10 +244,10 @@ def test_a1_a_copied_tls_key_that_renews_is_noticed_and_taken_out_of_use(federat
         stolen = certificates.from_pem(
             rekeying.renew(coordinator, "a", certificates.request(thief))
         )
-        assert registry.authenticate(coordinator, stolen) == "a"  # its first use: ours is replaced
+        assert callers.authenticate(coordinator, stolen) == "a"  # its first use: ours is replaced
         own = certificates.from_pem(home.tls_chain.read_bytes())
         with pytest.raises(NotAllowedError, match="not the current one") as refusal:
-            registry.authenticate(coordinator, own)
+            callers.authenticate(coordinator, own)
         assert "--reclaim" in refusal.value.hint
         standing = inspection.status(home, now=clock.utc_now())  # the site may still look
         assert ["certificate.renewed" in line for line in standing.unexplained] == [True]
@@ -255,7 +257,7 @@ def test_a1_a_copied_tls_key_that_renews_is_noticed_and_taken_out_of_use(federat
         assert alarm.value.exit_code == 4
         bringing.renew(home, tls=None, signing=None, reclaim=True, now=clock.utc_now())
         with pytest.raises(NotAllowedError, match="not the current one"):
-            registry.authenticate(coordinator, stolen, superseded=True)
+            callers.authenticate(coordinator, stolen, superseded=True)
         assert site.visit(home)
         [entry] = [a.entry for a in alarms.kept(home)]
         alarms.acknowledge(home, entry, now=clock.utc_now())

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from coordinator import authorities, registry, rekeying
+from coordinator import authorities, callers, enrolments, registry, rekeying
 from coordinator.errors import NotAllowedError, StateError
 from edge_agent import alarms, bringing, enrolment
 from edge_agent.enrolment import Keeping
@@ -100,13 +100,13 @@ def _usage(*, ca):
 def enrol(coordinator, federation, name, brought, *, authority="clinic"):
     """Enrol a site with what it brought, from token to first contact."""
     token = federation.folder / f"{name}.token"
-    token.write_bytes(registry.issue_token(coordinator, name, authority=authority).to_bytes())
+    token.write_bytes(enrolments.issue_token(coordinator, name, authority=authority).to_bytes())
     path, options = federation.folder / name, {"epsilon": 8.0, "delta": 1e-5}
     keeping = Keeping(tls=brought[0], signing=brought[1])
     try:
         enrolment.enrol(path, token, keeping=keeping, **options)
     except WaitingError as waiting:
-        registry.confirm(coordinator, name, str(waiting).rpartition(" ")[2])
+        enrolments.confirm(coordinator, name, str(waiting).rpartition(" ")[2])
     enrolment.enrol(path, None, **options)
     return federation.home(name)
 
@@ -150,14 +150,14 @@ def test_a14_no_authority_speaks_for_anothers_site(federation, tmp_path):
             else:
                 chain = (ca.leaf(who, key, ExtendedKeyUsageOID.CLIENT_AUTH),)
             with pytest.raises(NotAllowedError) as refusal:
-                registry.authenticate(coordinator, chain)
+                callers.authenticate(coordinator, chain)
             return str(refusal.value)
 
         assert "may not speak for" in refused(other, WHO)  # B's CA mints site A
         assert "may not speak for" in refused(clinic, identity.site(site.FEDERATION, "b"))
         assert "of another authority" in refused(issuing, WHO)  # the federation's own does so
         own = clinic.leaf(WHO, keys.new_tls_key(), ExtendedKeyUsageOID.CLIENT_AUTH)
-        assert registry.authenticate(coordinator, [own]) == "a"
+        assert callers.authenticate(coordinator, [own]) == "a"
         assert site.visit(home)
         assert site.visit(plain)
 
@@ -202,21 +202,21 @@ def test_a14_ids_and_authorities_are_one_to_one(federation, tmp_path):
         with pytest.raises(StateError, match="is another certificate"):
             authorities.add(coordinator, "clinic", other.pem, ["a"])
         with pytest.raises(NotAllowedError, match="belongs to authority `clinic`"):
-            registry.issue_token(coordinator, "a")
+            enrolments.issue_token(coordinator, "a")
         with pytest.raises(NotAllowedError, match="the federation's own authority"):
-            registry.issue_token(coordinator, "b", authority="clinic")
+            enrolments.issue_token(coordinator, "b", authority="clinic")
         leaf = clinic.leaf(WHO, keys.new_tls_key(), ExtendedKeyUsageOID.CLIENT_AUTH)
         for bad in (b"", b"text", certificates.pem(leaf), clinic.pem + other.pem):
             with pytest.raises(IdentityError):
                 authorities.add(coordinator, "third", bad, ["d"])
-        assert registry.issue_token(coordinator, "a", authority="clinic")
+        assert enrolments.issue_token(coordinator, "a", authority="clinic")
 
 
 def test_a14_what_a_site_brings_must_be_its_own_and_fit_its_keys(federation, tmp_path):
     clinic, other = Clinic(tmp_path), Clinic(tmp_path, "other")
     with federation.serving() as coordinator:
         authorities.add(coordinator, "clinic", clinic.pem, ["a"])
-        secret = registry.issue_token(coordinator, "a", authority="clinic").secret
+        secret = enrolments.issue_token(coordinator, "a", authority="clinic").secret
         from pki.enrolment import secret_hash
 
         tls_key, signing_key = keys.new_tls_key(), keys.new_signing_key()
@@ -241,8 +241,8 @@ def test_a14_what_a_site_brings_must_be_its_own_and_fit_its_keys(federation, tmp
             {"signing_chain": certificates.pem(clinic.leaf(WHO, signing_key, client))},
         ):
             with pytest.raises(KitError):
-                registry.enrol(coordinator, **asked | good | changes)
-        assert not registry.enrol(coordinator, **asked | good).confirmed
+                enrolments.enrol(coordinator, **asked | good | changes)
+        assert not enrolments.enrol(coordinator, **asked | good).confirmed
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")

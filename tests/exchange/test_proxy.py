@@ -78,7 +78,7 @@ def test_a_site_enrols_through_a_proxy_and_keeps_it(tmp_path):
         where = f"http://127.0.0.1:{proxy.port}"
         with pytest.raises(WaitingError) as waiting:
             enrolment.enrol(tmp_path / "a", token, epsilon=8.0, delta=1e-5, proxy=where)
-        site.registry.confirm(coordinator, "a", str(waiting.value).rpartition(" ")[2])
+        site.enrolments.confirm(coordinator, "a", str(waiting.value).rpartition(" ")[2])
         enrolment.enrol(tmp_path / "a", None, epsilon=8.0, delta=1e-5)
         home = federation.home("a")
         assert home.config.proxy == where

@@ -5,7 +5,17 @@ import sqlite3
 
 import pytest
 
-from coordinator import audit, exports, logbook, recovery, registry, releases, revocation, state
+from coordinator import (
+    audit,
+    enrolments,
+    exports,
+    logbook,
+    recovery,
+    registry,
+    releases,
+    revocation,
+    state,
+)
 from coordinator.errors import StateError
 from edge_agent import contact, inspection
 from edge_agent import recovery as site_recovery
@@ -32,7 +42,7 @@ def revoke(federation, digest):
 
 def invite(federation, name):
     with federation.open() as coordinator:
-        registry.issue_token(coordinator, name)
+        enrolments.issue_token(coordinator, name)
 
 
 def restore(federation, backup):

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import audit, logbook, registry, rekeying
+from coordinator import audit, enrolments, logbook, registry, rekeying
 from edge_agent import contact, inspection, installed
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
@@ -251,7 +251,7 @@ def test_the_token_pins_the_first_checkpoint(federation, tmp_path):
     with federation.serving() as coordinator:
         token = site.token_file(coordinator, "d", tmp_path)
         code = site.ask(federation.folder / "d", token)
-        registry.confirm(coordinator, "d", code)
+        enrolments.confirm(coordinator, "d", code)
         site.enrolment.enrol(federation.folder / "d", None, epsilon=8.0, delta=1e-5)
         home = federation.home("d")
         pinned = home.first_checkpoint.read_text()

@@ -12,7 +12,16 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
-from coordinator import builds, founding, grpc_server, registry, reviews, revocation, studies
+from coordinator import (
+    builds,
+    enrolments,
+    founding,
+    grpc_server,
+    registry,
+    reviews,
+    revocation,
+    studies,
+)
 from coordinator.context import Coordinator
 from coordinator.home import CONFIG, CoordinatorConfig
 from edge_agent import contact, enrolment, outbound, submission
@@ -154,7 +163,7 @@ def create_study(coordinator, *, name=STUDY, classes=CLASSES, **changes):
 def token_file(coordinator, site, folder):
     """Issue a token and write it as the operator would hand it over."""
     path = folder / f"{site}.token"
-    path.write_bytes(registry.issue_token(coordinator, site).to_bytes())
+    path.write_bytes(enrolments.issue_token(coordinator, site).to_bytes())
     return path
 
 
@@ -171,7 +180,7 @@ def enrol(coordinator, federation, site):
     """Enrol a site from token to first contact."""
     token = token_file(coordinator, site, federation.folder)
     path = federation.folder / site
-    registry.confirm(coordinator, site, ask(path, token))
+    enrolments.confirm(coordinator, site, ask(path, token))
     enrolment.enrol(path, None, epsilon=8.0, delta=1e-5)
     let_one_person_send(federation.home(site))
     visit(federation.home(site))

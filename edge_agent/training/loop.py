@@ -12,12 +12,12 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ import torch
 from edge_agent.datasets.examples import Cohort
 from edge_agent.training import checkpoint, gradients
 from edge_agent.training.checkpoint import TrainState
+from edge_agent.training.crew import Alone, Crew, joined, own_device
 from edge_agent.training.noise import secret_uniform
 from edge_agent.training.optimizer import SecretNoiseOptimizer
 from edge_agent.training.plan import PrivacyPlan
@@ -46,6 +47,7 @@ _ROWS_PER_PASS_CUDA = 4096
 _RESUME_HINT = "run the same command again to go on"
 
 ProgressFactory = Callable[[str, int, int], Progress]
+Figures = Sequence[float]
 
 
 class StepLedger(Protocol):
@@ -72,6 +74,7 @@ class Job:
     plan: PrivacyPlan | None
     ledger: StepLedger | None
     progress: ProgressFactory
+    crew: Crew = field(default_factory=Alone)
 
 
 def train(job: Job) -> TrainState:
@@ -81,9 +84,9 @@ def train(job: Job) -> TrainState:
         KitError: the loss is not finite, or ledger and checkpoint contradict each other.
         InterruptedRunError: ctrl-C; the checkpoint holds the last whole step.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = _Batches(job, device)
+    data, device = Batches.of(job), own_device()
     state, update = _begin(job, device)
+    job.crew.begin(task(job), data.images, data.labels)
     checkpoint.restore(job.folder, state)
     first = _first_step(job, state)
     spent = _epsilon_by_step(job.plan)
@@ -93,7 +96,7 @@ def train(job: Job) -> TrainState:
     with _deferred_interrupt() as is_interrupted:
         for step in range(first, job.steps):
             # gradients, then the charge, then the update
-            loss = update.gradients(data)
+            loss = update.gradients(data, job.crew)
             if not math.isfinite(loss):
                 raise KitError(
                     f"the loss is not finite at step {step + 1}",
@@ -125,38 +128,55 @@ def train(job: Job) -> TrainState:
             if time.monotonic() - saved_at >= CHECKPOINT_EVERY_S:
                 checkpoint.write(job.folder, state)
                 saved_at = time.monotonic()
+    job.crew.end()
     checkpoint.write(job.folder, state)
     return state
 
 
-class _Batches:
-    """The cohort on the device, and the draws from it."""
+class Batches:
+    """Images on the device, and the draws from them."""
 
-    def __init__(self, job: Job, device: torch.device) -> None:
-        self._images = torch.from_numpy(job.cohort.images)
-        self._labels = torch.from_numpy(job.cohort.labels)
-        self._units = unit_table(job.cohort.units)
-        self._recipe, self._flip, self._device = job.recipe, job.flip, device
-        self._rows_per_pass = rows_per_pass(device, side_px=max(self._images.shape[-2:]))
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        units: Sequence[str] = (),
+        *,
+        recipe: Recipe,
+        flip: bool,
+    ) -> None:
+        self.images, self.labels, self._units = images, labels, unit_table(units)
+        self._recipe, self._flip, self._device = recipe, flip, own_device()
+        self._rows_per_pass = rows_per_pass(self._device, side_px=max(images.shape[-2:]))
         # noise levels and image noise carry no privacy; still from fresh entropy, never kept
-        self._generator = torch.Generator(device).manual_seed(_entropy())
+        self._generator = torch.Generator(self._device).manual_seed(_entropy())
 
-    def units(self, plan: PrivacyPlan) -> list[Indices]:
-        """Draw one step's units and images: pieces [K, U'] that fit one pass."""
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Return the batches of a cohort, whose units can be drawn."""
+        images, labels = torch.from_numpy(job.cohort.images), torch.from_numpy(job.cohort.labels)
+        return cls(images, labels, job.cohort.units, recipe=job.recipe, flip=job.flip)
+
+    def draw(self, plan: PrivacyPlan) -> Indices:
+        """Draw one step's units and images, [K, U]."""
         drawn = poisson_draw(len(self._units), sample_rate=plan.sample_rate)
-        images = image_draws(self._units, drawn, draws=plan.draws_per_unit)
-        width = max(1, self._rows_per_pass // plan.draws_per_unit)
-        return [images[:, at : at + width] for at in range(0, len(drawn), width)]
+        return image_draws(self._units, drawn, draws=plan.draws_per_unit)
 
     def any_images(self, count: int) -> Indices:
-        """Draw `count` images uniformly, for training without privacy."""
-        return (secret_uniform(count) * len(self._images)).astype(np.int64)
+        """Draw `count` images uniformly, [1, count], for training without privacy."""
+        return (secret_uniform(count) * len(self.images)).astype(np.int64)[None]
+
+    def pieces(self, images: Indices) -> Iterator[Indices]:
+        """Cut a draw [K, U] into pieces [K, U'] that fit one pass."""
+        width = max(1, self._rows_per_pass // len(images))
+        for at in range(0, images.shape[1], width):
+            yield images[:, at : at + width]
 
     def loss(self, network: torch.nn.Module, index: Indices) -> torch.Tensor:
         """Return lambda(sigma) ||D(y + n) - y||^2 per row for images `index` (eq. 2 and 8)."""
         rows = torch.from_numpy(index.reshape(-1))
-        clean = self._images[rows].to(self._device)
-        labels = self._labels[rows].to(self._device)
+        clean = self.images[rows].to(self._device)
+        labels = self.labels[rows].to(self._device)
         if self._flip:
             mirrored = self._random(len(rows), normal=False) < 0.5
             clean = torch.where(mirrored[:, None, None, None], clean.flip(-1), clean)
@@ -179,14 +199,20 @@ def rows_per_pass(device: torch.device, *, side_px: int) -> int:
 
 
 class _Update(Protocol):
-    def gradients(self, data: _Batches) -> float:
-        """Compute one step's gradients and return the mean loss."""
+    def gradients(self, data: Batches, crew: Crew) -> float:
+        """Compute one step's gradients over all ranks and return the mean loss."""
+
+    def sums(self, data: Batches, images: Indices) -> tuple[list[torch.Tensor], Figures]:
+        """Return this process's part of the gradients, which `forget` drops, and of the loss."""
+
+    def forget(self) -> None:
+        """Drop the sums: what a rank does once rank 0 has them."""
 
     def apply(self) -> None:
         """Update the network."""
 
 
-class _PrivateUpdate:
+class PrivateUpdate:
     """Per-unit clipping and secret noise around Adam."""
 
     def __init__(
@@ -194,6 +220,7 @@ class _PrivateUpdate:
     ) -> None:
         gradients.attach(network, draws=plan.draws_per_unit)
         self._network, self._plan = network, plan
+        self._weights = list(network.parameters())
         self._optimizer = SecretNoiseOptimizer(
             adam,
             noise_multiplier=plan.noise_multiplier,
@@ -202,34 +229,66 @@ class _PrivateUpdate:
         )
         self._optimizer.zero_grad(set_to_none=True)
 
-    def gradients(self, data: _Batches) -> float:
+    def gradients(self, data: Batches, crew: Crew) -> float:
+        """Compute the clipped sum over one Poisson draw; return the mean loss of its rows."""
+        own = crew.share(self._weights, data.draw(self._plan))
+        sums, figures = self.sums(data, own)
+        total, rows = crew.add_up(sums, figures)
+        return total / max(rows, 1)
+
+    def sums(self, data: Batches, images: Indices) -> tuple[list[torch.Tensor], Figures]:
+        """Clip every unit of a draw [K, U] and add up; an empty draw gives zeros."""
         total, rows = 0.0, 0
-        for piece in data.units(self._plan):
+        for piece in data.pieces(images):
             loss = data.loss(self._network, piece)
             (loss.sum() / self._plan.draws_per_unit).backward()  # type: ignore[no-untyped-call]
             self._optimizer.accumulate()
             total, rows = total + float(loss.detach().sum()), rows + len(loss)
-        return total / max(rows, 1)
+        return self._optimizer.clipped_sum(), (total, rows)
 
     def apply(self) -> None:
+        """Add noise once to the sum over all ranks, and step."""
         self._optimizer.noisy_step(self._network)
 
+    def forget(self) -> None:
+        """Drop the sums."""
+        self._optimizer.forget()
 
-class _PlainUpdate:
+
+class PlainUpdate:
     """Adam on the mean loss of a uniform batch."""
 
     def __init__(
         self, network: torch.nn.Module, adam: torch.optim.Optimizer, recipe: Recipe
     ) -> None:
         self._network, self._adam, self._batch = network, adam, recipe.batch_size
+        self._weights = list(network.parameters())
 
-    def gradients(self, data: _Batches) -> float:
+    def gradients(self, data: Batches, crew: Crew) -> float:
+        """Compute the gradient of the mean loss over a batch, and return that loss."""
+        own = crew.share(self._weights, data.any_images(self._batch))
+        sums, figures = self.sums(data, own)
+        (total,) = crew.add_up(sums, figures)
+        return total
+
+    def sums(self, data: Batches, images: Indices) -> tuple[list[torch.Tensor], Figures]:
+        """Add up gradient and loss over a slice of the batch, each over the batch's size."""
+        self.forget()
+        loss = torch.zeros(())
+        if images.size:
+            loss = data.loss(self._network, images).sum() / self._batch
+            loss.backward()  # type: ignore[no-untyped-call]
+        for weight in self._weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        return [w.grad for w in self._weights if w.grad is not None], (float(loss.detach()),)
+
+    def forget(self) -> None:
+        """Drop the sums."""
         self._adam.zero_grad(set_to_none=True)
-        loss = data.loss(self._network, data.any_images(self._batch)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
 
     def apply(self) -> None:
+        """Take Adam's step."""
         self._adam.step()
 
 
@@ -238,13 +297,47 @@ def _begin(job: Job, device: torch.device) -> tuple[TrainState, _Update]:
         torch.random.manual_seed(_entropy())  # the first weights; never kept
         network = build_network(job.architecture).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
-    adam = torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate)
-    update: _Update = (
-        _PlainUpdate(network, adam, job.recipe)
-        if job.plan is None
-        else _PrivateUpdate(network, adam, job.plan)
-    )
+    update, adam = _update(network, job.recipe, job.plan)
     return TrainState(network=network, average=average, adam=adam, step=0, metrics=[]), update
+
+
+def _update(
+    network: torch.nn.Module, recipe: Recipe, plan: PrivacyPlan | None
+) -> tuple[_Update, torch.optim.Optimizer]:
+    adam = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    if plan is None:
+        return PlainUpdate(network, adam, recipe), adam
+    return PrivateUpdate(network, adam, plan), adam
+
+
+def help_training() -> None:
+    """Take part in rank 0's training until it ends; what `torchrun` starts as another rank.
+
+    Reads no file of the site and writes none: what it needs comes from rank 0.
+
+    Raises:
+        KitError: the ranks do not fit this machine, or rank 0 stopped.
+    """
+    with joined() as hand:
+        while (begun := hand.begin()) is not None:
+            told, images, labels = begun
+            recipe, plan = Recipe(**told["recipe"]), told["plan"]
+            network = build_network(Architecture.from_table(told["architecture"])).to(own_device())
+            update, _ = _update(network, recipe, plan and PrivacyPlan.from_table(plan))
+            data = Batches(images.cpu(), labels.cpu(), recipe=recipe, flip=told["flip"])
+            while (own := hand.next(list(network.parameters()))) is not None:
+                hand.add_up(*update.sums(data, own))
+                update.forget()
+
+
+def task(job: Job) -> dict[str, Any]:
+    """Return what another rank needs to know of a job, as JSON values."""
+    return {
+        "architecture": job.architecture.to_table(),
+        "recipe": asdict(job.recipe),
+        "plan": None if job.plan is None else job.plan.to_table(),
+        "flip": job.flip,
+    }
 
 
 def _first_step(job: Job, state: TrainState) -> int:

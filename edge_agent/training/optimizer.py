@@ -21,6 +21,19 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         self.step()
         self.zero_grad(set_to_none=True)
 
+    def clipped_sum(self) -> list[torch.Tensor]:
+        """Return the sum so far, one tensor a parameter, to be added to in place."""
+        for parameter in self.params:
+            if parameter.summed_grad is None:
+                parameter.summed_grad = torch.zeros_like(parameter)
+        return [parameter.summed_grad for parameter in self.params]
+
+    def forget(self) -> None:
+        """Drop the sum, which `zero_grad` keeps until a step was taken."""
+        self.zero_grad(set_to_none=True)
+        for parameter in self.params:
+            parameter.summed_grad = None
+
     def noisy_step(self, network: nn.Module) -> None:
         """Add noise to the sum over all accumulated units and update the parameters.
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge_agent.datasets.examples import Cohort
 from edge_agent.training import checkpoint, loop
+from edge_agent.training.crew import Alone, Crew
 from edge_agent.training.folder import (
     ARCHITECTURE,
     METRICS,
@@ -112,10 +113,12 @@ def train_run(
     ledger: StepLedger | None,
     *,
     progress: ProgressFactory = show_progress,
+    crew: Crew | None = None,
 ) -> RunResult:
     """Train into `folder`, or go on with what it holds; a finished run is left as it is.
 
-    `ledger` has the plan's event reserved for the cohort's units; None without privacy.
+    `ledger` has the plan's event reserved for the cohort's units; None without privacy. `crew` are
+    the processes that share the steps; None is this one alone.
 
     Raises:
         KitError: study, cohort and options contradict each other, the folder was started with
@@ -132,7 +135,8 @@ def train_run(
         _claim(folder, study, architecture, cohort, options)
         try:
             if not is_finished:
-                _train_and_write(folder, study, architecture, cohort, options, ledger, progress)
+                job = _job(folder, architecture, cohort, options, ledger, progress)
+                _train_and_write(replace(job, crew=crew or Alone()), study, options)
         except KeyboardInterrupt as error:
             raise InterruptedRunError(
                 "stopped before the run was written", hint="run the same command again to go on"
@@ -209,36 +213,37 @@ def _claim(
         )
 
 
-def _train_and_write(
+def _job(
     folder: Path,
-    study: Study,
     architecture: Architecture,
     cohort: Cohort,
     options: TrainOptions,
     ledger: StepLedger | None,
     progress: ProgressFactory,
-) -> None:
+) -> loop.Job:
     recipe = recipe_for(architecture, is_private=options.plan is not None)
     steps = recipe.steps if options.steps is None else options.steps
-    state = loop.train(
-        loop.Job(
-            folder=folder,
-            architecture=architecture,
-            cohort=cohort,
-            recipe=recipe,
-            steps=steps if options.plan is None else options.plan.steps,
-            flip=options.flip,
-            plan=options.plan,
-            ledger=ledger if options.plan is not None else None,
-            progress=progress,
-        )
+    return loop.Job(
+        folder=folder,
+        architecture=architecture,
+        cohort=cohort,
+        recipe=recipe,
+        steps=steps if options.plan is None else options.plan.steps,
+        flip=options.flip,
+        plan=options.plan,
+        ledger=ledger if options.plan is not None else None,
+        progress=progress,
     )
+
+
+def _train_and_write(job: loop.Job, study: Study, options: TrainOptions) -> None:
+    state, folder, architecture = loop.train(job), job.folder, job.architecture
     data = weights.write(_leaving(state.average, study, architecture, options))
     sheet = _sheet(data, study, architecture, options)
     lines = [json.dumps(row) for row in [*state.metrics, _summary(state, options.plan)]]
     write_atomic(folder / METRICS, ("\n".join(lines) + "\n").encode(), mode=0o600)
     write_atomic(folder / SAMPLES, sheet, mode=0o600)
-    write_atomic(folder / PRIVACY, _json(privacy_table(options.plan, cohort.unit_kind)))
+    write_atomic(folder / PRIVACY, _json(privacy_table(options.plan, job.cohort.unit_kind)))
     write_atomic(folder / ARCHITECTURE, canonical.encode(architecture.to_table()))
     write_atomic(folder / WEIGHTS, data)
 

@@ -20,17 +20,21 @@ from torch import nn
 
 from edge_agent.datasets.examples import Cohort
 from edge_agent.training import gradients, loop, noise, optimizer
-from edge_agent.training.loop import Job, _Batches, _PrivateUpdate
+from edge_agent.training.crew import Alone, Crew
+from edge_agent.training.loop import Batches, Job, PrivateUpdate
 from edge_agent.training.plan import PrivacyPlan
 from edge_agent.training.recipe import Recipe
 from edge_agent.training.sampler import Indices, unit_table
 from federation.accounting import DpEvent, compose
+from federation.learning.generator.architecture import Architecture
 from federation.study import Unit
 
 SIDE = 8
 PEOPLE, OFTEN, NOBODY = range(3)  # classes: many patients of one image, one of forty, none
 UNITS, IMAGES_OF_ONE = 143, 40
 CLIP, SIGMA, BATCH, DRAWS, STEPS = 0.05, 1.0, 32, 2, 300  # q = 0.2238, and 1 / len(loader) is 0.2
+TINY = {"kind": "edm-unet2d", "version": 1, "preset": "tiny", "channels": 1}
+TINY |= {"height": SIDE, "width": SIDE, "num_classes": 3}
 Z = 6.0  # of every two-sided check: a false alarm once in 1e9
 
 
@@ -80,7 +84,7 @@ def job_of(cohort: Cohort, plan: PrivacyPlan) -> Job:
     recipe = Recipe(learning_rate=1.0, ema_decay=0.9, p_mean=-0.5, p_std=1.2, steps=0, batch_size=0)
     return Job(
         folder=None,
-        architecture=None,
+        architecture=Architecture.from_table(TINY),
         cohort=cohort,
         recipe=recipe,
         steps=STEPS,
@@ -92,19 +96,21 @@ def job_of(cohort: Cohort, plan: PrivacyPlan) -> Job:
 
 
 def noisy_means(
-    cohort: Cohort, plan: PrivacyPlan, *, steps: int = STEPS, network: nn.Module | None = None
+    cohort: Cohort, plan: PrivacyPlan, *, steps: int = STEPS, crew: Crew | None = None
 ) -> np.ndarray:
     """Return what `steps` private updates did, [steps, classes, pixels], in units of C / B."""
-    network = network or Probe()
-    data = _Batches(job_of(cohort, plan), torch.device("cpu"))
-    update = _PrivateUpdate(network, torch.optim.SGD(network.parameters(), lr=1.0), plan)
+    network, crew, job = Probe(), crew or Alone(), job_of(cohort, plan)
+    data = Batches.of(job)
+    update = PrivateUpdate(network, torch.optim.SGD(network.parameters(), lr=1.0), plan)
+    crew.begin(loop.task(job), data.images, data.labels)
     seen = []
     for _ in range(steps):
-        update.gradients(data)
+        update.gradients(data, crew)
         update.apply()
         with torch.no_grad():
             seen.append(-network.rows.weight.numpy().copy())
             network.rows.weight.zero_()
+    crew.end()
     return np.stack(seen) * plan.expected_batch_size / plan.max_grad_norm
 
 
@@ -125,9 +131,9 @@ class Evidence:
     one_unit_moves_the_sum_by_at_most_c: bool
 
 
-def evidence() -> Evidence:
+def evidence(crew: Crew | None = None) -> Evidence:
     plan, cohort = plan_of(), cohort_of()
-    seen, again = noisy_means(cohort, plan), noisy_means(cohort, plan)
+    seen, again = (noisy_means(cohort, plan, crew=crew) for _ in range(2))
     q, people = plan.sample_rate, UNITS - 1
     silent = seen[:, NOBODY].ravel() / SIGMA
     drawn, often = along(seen[:, PEOPLE]), along(seen[:, OFTEN])

@@ -19,6 +19,7 @@ from kit.files import write_atomic
 
 if TYPE_CHECKING:
     from edge_agent.datasets.examples import Cohort
+    from edge_agent.training.crew import Crew
     from edge_agent.training.plan import PrivacyPlan
 
 RUN, DATA_REPORT, GATE = "run.json", "data-report.json", "gate.json"
@@ -79,8 +80,17 @@ def open_ledger(home: Home) -> Ledger:
     return ledger
 
 
-def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], None]) -> Outcome:
+def train(
+    home: Home,
+    request: Request,
+    *,
+    now: datetime,
+    tell: Callable[[str], None],
+    crew: "Crew | None" = None,
+) -> Outcome:
     """Train one generator on this site's images, or go on with what was stopped.
+
+    `crew` are the other processes of this machine that share the steps, if any.
 
     Raises:
         KitError: the data, the study, the budget or the options do not allow it.
@@ -117,7 +127,9 @@ def train(home: Home, request: Request, *, now: datetime, tell: Callable[[str], 
                 run_id, cohort.account_keys(), plan.event, now, unit_kind=cohort.unit_kind
             )
         ledger_mark.advance(home.ledger_mark, ledger)
-        result = training.train_run(folder, study, architecture, cohort, options, account)
+        result = training.train_run(
+            folder, study, architecture, cohort, options, account, crew=crew
+        )
         if account is not None:
             ledger.settle(run_id)
         ledger_mark.advance(home.ledger_mark, ledger)

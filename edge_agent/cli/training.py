@@ -32,9 +32,17 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on this site's images; offline, resumable by the same command."""
+    """Train a generator on this site's images; offline, resumable by the same command.
+
+    On several GPUs: torchrun --standalone --nproc-per-node=GPUS --no-python edge-agent train …
+    """
     from edge_agent import runs
     from edge_agent.home import Home
+    from edge_agent.training import crew, loop
+
+    if crew.is_hand():  # this process has no home, no images and no ledger of its own
+        loop.help_training()
+        return
 
     request = runs.Request(
         study=study,
@@ -46,7 +54,10 @@ def train(
         without_privacy=without_privacy,
         steps=steps,
     )
-    result = runs.train(Home.open(home), request, now=clock.utc_now(), tell=door.note)
+    with crew.led() as those:
+        result = runs.train(
+            Home.open(home), request, now=clock.utc_now(), tell=door.note, crew=those
+        )
     door.emit(result, as_json=as_json)
 
 

@@ -50,8 +50,8 @@ class Story:
     def coordinator(self, *words):
         return self.terminal.json("coordinator", "hub", *words)
 
-    def agent(self, *words, light=False):
-        return self.terminal.json("edge-agent", "a", *words, light=light)
+    def agent(self, *words, light=False, ranks=1):
+        return self.terminal.json("edge-agent", "a", *words, light=light, ranks=ranks)
 
     def serving(self):
         return self.terminal.serving(self.log)
@@ -144,7 +144,7 @@ def _train(story):
             wait_for(lambda: b"training: " in log.read_bytes(), process)
             story.told[f"train {number.name}"] = (stop(process, number), log.read_text())
             assert not (run / "weights.safetensors").exists()
-    story.told["train"] = story.agent(*train_words(story))
+    story.told["train"] = story.agent(*train_words(story), ranks=2)  # begun by one process
     inspect = ["inspect", "--study", "shapes"]
     story.told["inspect"] = story.agent(*inspect, light=True)
     story.told["submit unsigned"] = terminal.run("edge-agent", "a", "submit", "--study", "shapes")

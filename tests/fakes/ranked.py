@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from edge_agent.training import crew, loop
 from edge_agent.training.plan import plan_for
-from edge_agent.training.run import TrainOptions, train_run
+from edge_agent.training.run import RunResult, TrainOptions, train_run
 from federation.learning.generator.architecture import architecture_for
 from federation.study import Unit
 from kit.errors import InterruptedRunError
@@ -61,14 +61,17 @@ def run(folder: str, stop: str = "0") -> None:
     if crew.is_hand():
         loop.help_training()
         return
+    account = Account(Path(folder).with_suffix(".charged"), stop=int(stop))
+    with crew.led() as those:
+        train(Path(folder), account, those)
+
+
+def train(folder: Path, account: "Account", those: crew.Crew | None = None) -> RunResult:
     study, cohort = fixtures.make_study(), fixtures.make_cohort()
     plan = plan_for(study, n_declared=60, unit=Unit.IMAGE, steps=4)
     options = TrainOptions(declared_labels=("left", "right"), plan=plan)
-    kept = Path(folder).with_suffix(".charged")
-    account = Account(kept, stop=int(stop))
     architecture = architecture_for(study, "tiny")
-    with crew.led() as those:
-        train_run(Path(folder), study, architecture, cohort, options, account, crew=those)
+    return train_run(folder, study, architecture, cohort, options, account, crew=those)
 
 
 class Account:

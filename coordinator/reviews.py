@@ -17,7 +17,7 @@ from federation import dsse
 from federation.auditlog.events import Kind
 from federation.blueprint import approval, weights
 from federation.blueprint.approval import Approval, Decision
-from federation.blueprint.statement import GaussianMechanism, Statement
+from federation.blueprint.statement import Statement
 from federation.study import Study
 from kit import canonical, clock, seeds
 from kit.errors import FormatError, KitError
@@ -396,7 +396,7 @@ def _review(tx: Transaction, row: sa.Row[Any]) -> Review:
 
 
 def _privacy_words(statement: Statement) -> str:
-    mechanism: GaussianMechanism | None = statement.privacy.gaussian
+    mechanism = statement.privacy.gaussian
     if mechanism is None:
         return "contains personal data: trained without differential privacy"
     return (

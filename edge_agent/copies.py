@@ -16,9 +16,10 @@ from typing import Any
 from cryptography import cobblestone
 
 from edge_agent.home import Home
-from edge_agent.outgoing import Outgoing
+from edge_agent.outgoing import Outgoing, mechanism_of
 from federation.blueprint import envelope, limits
-from federation.blueprint.statement import Gate, GaussianMechanism, PrivacyClaim
+from federation.blueprint.privacy import PrivacyClaim
+from federation.blueprint.statement import Gate
 from kit import canonical
 from kit.errors import KitError
 from kit.files import os_errors, private_folder, read_limited, replacing, write_atomic
@@ -126,7 +127,7 @@ def _open(home: Home, folder: Path) -> Outgoing:
     study = next((s for s in home.studies() if s.digest == head["study"]), None)
     if study is None:
         raise KitError(f"the copy of run `{head['run']}` is of a study that is not known here")
-    gaussian = json.loads(head["mechanism"])
+    mechanism = json.loads(head["mechanism"])
     with runs.open_ledger(home) as ledger:
         ledger_head, counter = ledger.head()
     return Outgoing(
@@ -136,7 +137,7 @@ def _open(home: Home, folder: Path) -> Outgoing:
         outputs=tuple(head["outputs"]),
         privacy=PrivacyClaim(
             unit=head["unit"],
-            gaussian=GaussianMechanism(**gaussian) if gaussian is not None else None,
+            gaussian=None if mechanism is None else mechanism_of(mechanism),
             ledger_head=ledger_head,
             ledger_counter=counter,
         ),

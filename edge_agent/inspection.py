@@ -1,7 +1,7 @@
 """What people at the site look at: what would leave, where things stand, how good a release is."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,9 +148,7 @@ def _leaving(home: Home, run: str, now: datetime) -> Leaving:
         weights_bytes=item.weights.stat().st_size,
         weights_sha256=sha256_file(item.weights),
         privacy=words,
-        mechanism=None
-        if privacy.gaussian is None
-        else {name: getattr(privacy.gaussian, name) for name in privacy.gaussian.__slots__},
+        mechanism=None if privacy.gaussian is None else asdict(privacy.gaussian),
         gate_passed=(item if sealed is None else sealed).gate.passed,
         ledger_head=privacy.ledger_head,
         ledger_counter=privacy.ledger_counter,

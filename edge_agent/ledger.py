@@ -3,7 +3,7 @@
 Invariants:
 
 - One ledger per installation. Units are HMAC-SHA256 pseudonyms under the site's secret.
-- A run reserves its whole event before it starts. Until it is settled, all of it counts against
+- A run reserves all of its events before it starts. Until it is settled, all of it counts against
   other runs; afterwards the steps that were charged do.
 - A step is charged, and on the disk, before its result may be used; never more than were reserved.
 - The account of the worst unit decides. Renyi curves are composed, epsilons are never added.
@@ -22,7 +22,7 @@ import hmac
 import math
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
@@ -81,8 +81,7 @@ class Reservation:
     @property
     def reserved(self) -> int:
         """Steps that may be charged in all."""
-        run = self._ledger.run(self.run_id)
-        return 0 if run.event is None else run.event.steps
+        return self._ledger.run(self.run_id).reserved
 
     def charge(self, steps: int) -> None:
         """Charge `steps` more steps; they are on the disk when this returns.
@@ -138,31 +137,35 @@ class Ledger:
         self,
         run_id: str,
         units: Collection[str],
-        event: DpEvent,
+        events: Sequence[DpEvent],
         now: datetime,
         *,
         unit_kind: Unit,
     ) -> Reservation:
-        """Set aside the whole of `event` for every unit; the same call again resumes the run.
+        """Set aside all of `events` for every unit; the same call again resumes the run.
 
         Args:
             run_id: the run, an identifier.
             units: the raw keys to charge (`Cohort.account_keys`).
-            event: all steps the run may take.
+            events: all releases the run may make, in their order: steps are charged to the first
+                event until it is used up, then to the next.
             now: the time, for the record.
-            unit_kind: what the event protects.
+            unit_kind: what the events protect.
 
         Raises:
             KitError: the worst unit would pass the budget, a unit was used without privacy or
-                under another kind of unit, or `run_id` is known with other units or another event.
+                under another kind of unit, or `run_id` is known with other units or other events.
+            RuntimeError: there is no event.
         """
-        names = self._pseudonyms(units)
+        if not events:
+            raise RuntimeError("a private run has at least one event")
+        names, wanted = self._pseudonyms(units), tuple(events)
         with self._writing():
             if canonical.name(run_id, what="run id") in self._runs:
-                self._require_same(run_id, names, event)
+                self._require_same(run_id, names, wanted)
                 return Reservation(self, run_id)
-            self._require_budget(names, event, unit_kind)
-            self._append_run(run_id, names, event, now, unit_kind)
+            self._require_budget(names, wanted, unit_kind)
+            self._append_run(run_id, names, wanted, now, unit_kind)
         return Reservation(self, run_id)
 
     def mark_unbounded(self, run_id: str, units: Collection[str], now: datetime) -> None:
@@ -174,9 +177,9 @@ class Ledger:
         names = self._pseudonyms(units)
         with self._writing():
             if canonical.name(run_id, what="run id") in self._runs:
-                self._require_same(run_id, names, None)
+                self._require_same(run_id, names, ())
             else:
-                self._append_run(run_id, names, None, now, None)
+                self._append_run(run_id, names, (), now, None)
 
     def charge(self, run_id: str, steps: int) -> None:
         """Charge `steps` more steps to a reserved run, durably.
@@ -189,11 +192,11 @@ class Ledger:
             raise RuntimeError("a charge is at least one step")
         with self._writing():
             run = self._known(run_id)
-            if run.event is None or run.is_settled:
+            if run.is_settled:
                 raise KitError(f"run `{run_id}` takes no more steps: it is closed in the ledger")
-            if run.charged + steps > run.event.steps:
+            if run.charged + steps > run.reserved:
                 raise KitError(
-                    f"run `{run_id}` has {run.event.steps - run.charged} reserved steps left, "
+                    f"run `{run_id}` has {run.reserved - run.charged} reserved steps left, "
                     f"not {steps}",
                     hint="steps that were charged before a crash stay spent; start a new run",
                 )
@@ -408,11 +411,11 @@ class Ledger:
         self,
         run_id: str,
         names: list[bytes],
-        event: DpEvent | None,
+        events: tuple[DpEvent, ...],
         now: datetime,
         unit_kind: Unit | None,
     ) -> None:
-        self._append(run_entry(run_id, names, event, now, unit_kind))
+        self._append(run_entry(run_id, names, events, now, unit_kind))
         self._db.executemany("INSERT INTO members VALUES (?, ?)", ((n, run_id) for n in names))
 
     def _pseudonyms(self, units: Collection[str]) -> list[bytes]:
@@ -440,10 +443,10 @@ class Ledger:
 
     def _events(self, history: frozenset[str]) -> tuple[DpEvent, ...]:
         spent = (run.spent() for run in self._runs.values() if run.run_id in history)
-        return tuple(event for event in spent if event is not None and event.steps)
+        return tuple(event for events in spent for event in events)
 
     def _epsilon(self, history: frozenset[str]) -> float:
-        if any(self._runs[run_id].event is None for run_id in history):
+        if not all(self._runs[run_id].is_private for run_id in history):
             return math.inf
         return compose(self._events(history), self.budget.delta)
 
@@ -464,12 +467,14 @@ class Ledger:
                 " leave these images out",
             )
 
-    def _require_budget(self, names: list[bytes], event: DpEvent, unit_kind: Unit) -> None:
+    def _require_budget(
+        self, names: list[bytes], events: tuple[DpEvent, ...], unit_kind: Unit
+    ) -> None:
         histories = self._histories(names)
         self._require_bounded(histories)
         self._require_one_kind(histories, unit_kind)
         allowed, delta = self.budget.epsilon, self.budget.delta
-        after = max(compose((*self._events(h), event), delta) for h in histories)
+        after = max(compose((*self._events(h), *events), delta) for h in histories)
         if after > allowed + _SLACK:
             before = max(map(self._epsilon, histories))
             raise KitError(
@@ -478,14 +483,14 @@ class Ledger:
                 hint="settle runs that were given up, or take fewer steps or more noise",
             )
 
-    def _require_same(self, run_id: str, names: list[bytes], event: DpEvent | None) -> None:
+    def _require_same(self, run_id: str, names: list[bytes], events: tuple[DpEvent, ...]) -> None:
         run = self._runs[run_id]
         if run.cohort != cohort_digest(names):
             raise KitError(
                 f"run `{run_id}` is in the ledger with other images or patients",
                 hint="the data changed since it started: put them back, or start a new run",
             )
-        if run.event != event:
+        if run.events != events:
             raise KitError(
                 f"run `{run_id}` is in the ledger with other privacy settings",
                 hint="use the settings it was started with, or start a new run",

@@ -38,9 +38,9 @@ class LedgerRun:
         run_id: the run.
         cohort: SHA-256 over the sorted pseudonyms of its units.
         units: how many keys it charges (units and their images).
-        event: what was reserved; None for a run without privacy.
-        unit_kind: what the event protects; None for a run without privacy.
-        charged: steps charged so far.
+        events: what was reserved, in the order of release; none for a run without privacy.
+        unit_kind: what the events protect; None for a run without privacy.
+        charged: steps charged so far, those of the first event first.
         is_settled: nothing more may be charged, and unused steps are free again.
         time: when it was reserved, RFC 3339.
     """
@@ -48,17 +48,31 @@ class LedgerRun:
     run_id: str
     cohort: str
     units: int
-    event: DpEvent | None
+    events: tuple[DpEvent, ...]
     unit_kind: Unit | None
     charged: int
     is_settled: bool
     time: str
 
-    def spent(self) -> DpEvent | None:
+    @property
+    def is_private(self) -> bool:
+        """Whether the run has a bound at all."""
+        return bool(self.events)
+
+    @property
+    def reserved(self) -> int:
+        """Steps that may be charged in all."""
+        return sum(event.steps for event in self.events)
+
+    def spent(self) -> tuple[DpEvent, ...]:
         """Return what counts against the budget: all that is reserved, or charged once settled."""
-        if self.event is None or not self.is_settled:
-            return self.event
-        return replace(self.event, steps=self.charged)
+        if not self.is_settled:
+            return self.events
+        left, counted = self.charged, []
+        for event in self.events:
+            counted.append(replace(event, steps=min(event.steps, left)))
+            left -= counted[-1].steps
+        return tuple(event for event in counted if event.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +115,7 @@ class LedgerStatus:
                 {
                     "run": run.run_id,
                     "time": run.time,
-                    "reserved": None if run.event is None else run.event.steps,
+                    "reserved": run.reserved if run.is_private else None,
                     "charged": run.charged,
                     "settled": run.is_settled,
                 }
@@ -128,22 +142,20 @@ def cohort_digest(names: Sequence[bytes]) -> str:
 def run_entry(
     run_id: str,
     names: Sequence[bytes],
-    event: DpEvent | None,
+    events: Sequence[DpEvent],
     now: datetime,
     unit_kind: Unit | None,
 ) -> dict[str, Any]:
-    """Return the entry that opens a run: `reserve` with its event, or `unbounded` without one."""
+    """Return the entry that opens a run: `reserve` with its events, or `unbounded` without any."""
     entry: dict[str, Any] = {
-        "kind": "unbounded" if event is None else "reserve",
+        "kind": "reserve" if events else "unbounded",
         "run": run_id,
         "units": len(names),
         "cohort": cohort_digest(names),
         "time": clock.rfc3339(now),
     }
-    if event is not None:
-        entry["sample_rate"] = canonical.real(event.sample_rate)
-        entry["noise_multiplier"] = canonical.real(event.noise_multiplier)
-        entry["steps"] = event.steps
+    if events:
+        entry["events"] = [_event_table(event) for event in events]
         entry["unit"] = unit_kind
     return entry
 
@@ -185,28 +197,42 @@ def _step_curve(sample_rate: float, noise_multiplier: float) -> Curve:
 
 
 def _opened(entry: dict[str, Any]) -> LedgerRun:
-    event, unit_kind = None, None
+    events: tuple[DpEvent, ...] = ()
+    unit_kind = None
     if entry["kind"] == "reserve":
         unit_kind = Unit(entry.get("unit", Unit.IMAGE))  # none written: the weaker claim
-        event = DpEvent(
-            sample_rate=canonical.to_float(entry["sample_rate"]),
-            noise_multiplier=canonical.to_float(entry["noise_multiplier"]),
-            steps=entry["steps"],
-        )
+        # an entry of before 2026-11 has its one event flat; the chain keeps it as it is
+        events = tuple(_event(table) for table in entry.get("events", [entry]))
     return LedgerRun(
         run_id=entry["run"],
         cohort=entry["cohort"],
         units=entry["units"],
-        event=event,
+        events=events,
         unit_kind=unit_kind,
         charged=0,
-        is_settled=event is None,
+        is_settled=not events,
         time=entry["time"],
     )
 
 
+def _event_table(event: DpEvent) -> dict[str, Any]:
+    return {
+        "sample_rate": canonical.real(event.sample_rate),
+        "noise_multiplier": canonical.real(event.noise_multiplier),
+        "steps": event.steps,
+    }
+
+
+def _event(table: dict[str, Any]) -> DpEvent:
+    return DpEvent(
+        sample_rate=canonical.to_float(table["sample_rate"]),
+        noise_multiplier=canonical.to_float(table["noise_multiplier"]),
+        steps=table["steps"],
+    )
+
+
 def _run_line(run: LedgerRun) -> str:
-    if run.event is None:
+    if not run.is_private:
         return f"{run.time} {run.run_id}: without privacy"
-    state = "settled" if run.is_settled else f"open, {run.event.steps} reserved"
+    state = "settled" if run.is_settled else f"open, {run.reserved} reserved"
     return f"{run.time} {run.run_id}: {run.charged} steps charged, {state}"

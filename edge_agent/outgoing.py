@@ -9,7 +9,13 @@ from edge_agent.home import Home
 from edge_agent.runs import GATE
 from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
 from federation.blueprint import limits
-from federation.blueprint.statement import Gate, GaussianMechanism, PrivacyClaim
+from federation.blueprint.privacy import (
+    NO_MECHANISM,
+    DeclaredEvent,
+    GaussianMechanism,
+    PrivacyClaim,
+)
+from federation.blueprint.statement import Gate
 from federation.study import Study
 from kit import canonical
 from kit.errors import KitError
@@ -49,14 +55,15 @@ def of_run(home: Home, run: str) -> Outgoing:
     with runs.open_ledger(home) as ledger:
         head, counter = ledger.head()
     declared = set(options["declared_labels"])
+    privacy = runs.read_json(folder / PRIVACY)
     return Outgoing(
         study=study,
         weights=_weights(folder / WEIGHTS),
         architecture=canonical.decode(home.read(folder / ARCHITECTURE, "architecture")),
         outputs=tuple(label for label in study.classes if label in declared),
         privacy=PrivacyClaim(
-            unit=str(runs.read_json(folder / PRIVACY)["unit"]),
-            gaussian=_mechanism(runs.read_json(folder / PRIVACY)),
+            unit=str(privacy["unit"]),
+            gaussian=None if privacy["mechanism"] == NO_MECHANISM else mechanism_of(privacy),
             ledger_head=head,
             ledger_counter=counter,
         ),
@@ -73,13 +80,20 @@ def _weights(path: Path) -> Path:
     return path
 
 
-def _mechanism(privacy: dict[str, Any]) -> GaussianMechanism | None:
-    if privacy["mechanism"] == "none":
-        return None
+def mechanism_of(table: dict[str, Any]) -> GaussianMechanism:
+    """Return the mechanism that a private run's `privacy.json` or own copy tells of.
+
+    Before there were compositions the fields of the one event stood flat in the table.
+    """
     return GaussianMechanism(
-        sample_rate=float(privacy["sample_rate"]),
-        noise_multiplier=float(privacy["noise_multiplier"]),
-        steps=int(privacy["steps"]),
-        delta=float(privacy["delta"]),
-        epsilon=float(privacy["epsilon"]),
+        events=tuple(
+            DeclaredEvent(
+                sample_rate=float(event["sample_rate"]),
+                noise_multiplier=float(event["noise_multiplier"]),
+                steps=int(event["steps"]),
+            )
+            for event in table.get("events", [table])
+        ),
+        delta=float(table["delta"]),
+        epsilon=float(table["epsilon"]),
     )

@@ -7,7 +7,7 @@ integrated directly, one formula for whole and fractional orders.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,12 +94,17 @@ def epsilon(*, sample_rate: float, noise_multiplier: float, steps: int, delta: f
     return epsilon_of(rdp_curve(event), delta)
 
 
-def compose(events: Sequence[DpEvent], delta: float) -> float:
-    """Return the epsilon of all `events` together: Renyi curves add, epsilons never do."""
-    total = np.zeros(len(ORDERS))
-    for event in events:
-        total += rdp_curve(event)
-    return epsilon_of(total, delta)
+def curve_of(events: Iterable[DpEvent]) -> Curve:
+    """Return the Renyi curve of all `events` together, each of which may follow from earlier ones.
+
+    Mironov 2017 (arXiv:1702.07476), proposition 1: curves add, epsilons never do.
+    """
+    return sum(map(rdp_curve, events), np.zeros(len(ORDERS)))
+
+
+def compose(events: Iterable[DpEvent], delta: float) -> float:
+    """Return the epsilon of all `events` together at `delta`."""
+    return epsilon_of(curve_of(events), delta)
 
 
 def noise_multiplier_for(
@@ -117,7 +122,7 @@ def noise_multiplier_for(
     Raises:
         KitError: the past alone has spent `epsilon`, or no noise suffices.
     """
-    spent = sum((rdp_curve(event) for event in past), np.zeros(len(ORDERS)))
+    spent = curve_of(past)
 
     def fits(sigma: float) -> bool:
         event = DpEvent(sample_rate=sample_rate, noise_multiplier=sigma, steps=steps)

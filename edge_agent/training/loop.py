@@ -31,7 +31,7 @@ from edge_agent.training.optimizer import SecretNoiseOptimizer
 from edge_agent.training.plan import PrivacyPlan
 from edge_agent.training.recipe import Recipe
 from edge_agent.training.sampler import Indices, image_draws, poisson_draw, unit_table
-from federation.accounting import epsilon_of, rdp_curve
+from federation.accounting import curve_of, epsilon_of
 from federation.learning.generator import edm
 from federation.learning.generator.architecture import (
     Architecture,
@@ -360,7 +360,7 @@ def _first_step(job: Job, state: TrainState) -> int:
 def _epsilon_by_step(plan: PrivacyPlan | None) -> Callable[[int], float]:
     if plan is None:
         return lambda _step: math.inf
-    curve = rdp_curve(plan.event) / plan.steps
+    curve = curve_of(plan.events) / plan.steps
     return lambda step: epsilon_of(curve * step, plan.delta)
 
 

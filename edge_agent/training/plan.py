@@ -69,16 +69,18 @@ class PrivacyPlan:
         rate = self.expected_batch_size / self.n_declared if self.n_declared > 0 else math.inf
         if not _agree(self.sample_rate, rate):
             raise KitError("the sample rate is not the expected batch over the declared number")
-        if not _agree(self.epsilon, compose([self.event], self.delta)):
+        if not _agree(self.epsilon, compose(self.events, self.delta)):
             raise KitError("the plan's epsilon is not that of its other figures")
 
     @property
-    def event(self) -> DpEvent:
-        """What the ledger is charged for."""
-        return DpEvent(
-            sample_rate=self.sample_rate,
-            noise_multiplier=self.noise_multiplier,
-            steps=self.steps,
+    def events(self) -> tuple[DpEvent, ...]:
+        """What the ledger is charged for, in the order of release."""
+        return (
+            DpEvent(
+                sample_rate=self.sample_rate,
+                noise_multiplier=self.noise_multiplier,
+                steps=self.steps,
+            ),
         )
 
     @property

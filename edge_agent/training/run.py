@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from edge_agent.training.loop import ProgressFactory, StepLedger
 from edge_agent.training.plan import PrivacyPlan
 from edge_agent.training.recipe import recipe_for
 from federation.blueprint import weights
+from federation.blueprint.privacy import COMPOSITION, GAUSSIAN, NO_MECHANISM
 from federation.learning.generator.architecture import (
     Architecture,
     build_network,
@@ -49,10 +50,9 @@ from kit.files import exclusive, private_folder, read_limited, write_atomic
 from kit.progress import Progress
 
 VERSION = 1
+PRIVACY_VERSION = 2
 LOCK = ".lock"
 
-MECHANISM = "poisson-subsampled-gaussian"
-NO_MECHANISM = "none"
 ACCOUNTANT = "rdp"
 
 _SHEET_COLUMNS = 12
@@ -280,17 +280,15 @@ def _sheet(data: bytes, study: Study, architecture: Architecture, options: Train
 
 def privacy_table(plan: PrivacyPlan | None, unit: Unit) -> dict[str, Any]:
     """Return what `privacy.json` says, in figures and in one true sentence."""
-    fixed = {"version": VERSION, "unit": str(unit)}
+    fixed = {"version": PRIVACY_VERSION, "unit": str(unit)}
     if plan is None:
         return fixed | {
             "mechanism": NO_MECHANISM,
             "statement": "trained without differential privacy: contains personal data",
         }
     return fixed | {
-        "mechanism": MECHANISM,
-        "sample_rate": plan.sample_rate,
-        "noise_multiplier": plan.noise_multiplier,
-        "steps": plan.steps,
+        "mechanism": GAUSSIAN if len(plan.events) == 1 else COMPOSITION,
+        "events": [asdict(event) for event in plan.events],
         "max_grad_norm": plan.max_grad_norm,
         "draws_per_unit": plan.draws_per_unit,
         "expected_batch_size": plan.expected_batch_size,
@@ -324,7 +322,7 @@ def _opacus_epsilon(plan: PrivacyPlan) -> float:
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
-    accountant.history = [(plan.noise_multiplier, plan.sample_rate, plan.steps)]
+    accountant.history = [(e.noise_multiplier, e.sample_rate, e.steps) for e in plan.events]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order is")
         return float(accountant.get_epsilon(delta=plan.delta))

@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import BinaryIO
 
@@ -20,9 +20,10 @@ from cryptography import cobblestone, x509
 from cryptography.exceptions import InvalidTag
 
 from federation import dsse
-from federation.accounting import epsilon as recomputed_epsilon
+from federation.accounting import DpEvent, compose
 from federation.blueprint import limits, weights
 from federation.blueprint.errors import RefusalError
+from federation.blueprint.privacy import PrivacyClaim
 from federation.blueprint.statement import (
     ARCHITECTURE,
     PAYLOAD_TYPE,
@@ -33,7 +34,6 @@ from federation.blueprint.statement import (
     Context,
     FileEntry,
     Gate,
-    PrivacyClaim,
     Statement,
 )
 from federation.study import PersonalData, Study, Unit
@@ -324,12 +324,8 @@ def _check_privacy(statement: Statement, expected: Expectations) -> None:
     if mechanism.epsilon > policy.epsilon or not 0 < mechanism.delta <= policy.delta:
         raise RefusalError(13, "declared epsilon or delta is over the study's policy")
     with _step(13):
-        true_epsilon = recomputed_epsilon(
-            sample_rate=mechanism.sample_rate,
-            noise_multiplier=mechanism.noise_multiplier,
-            steps=mechanism.steps,
-            delta=mechanism.delta,
-        )
+        events = [DpEvent(**asdict(event)) for event in mechanism.events]
+        true_epsilon = compose(events, mechanism.delta)
     if true_epsilon > mechanism.epsilon * (1 + limits.EPSILON_TOLERANCE):
         raise RefusalError(13, "declared epsilon is less than its own parameters give")
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from federation.blueprint import limits
+from federation.blueprint.privacy import PrivacyClaim
 from kit import canonical, clock
 from kit.errors import FormatError
 
@@ -21,7 +22,6 @@ SUITE = "XWing-HKDFSHA256-AES256GCM+Cobblestone256+Ed25519"
 TASK = "classification"
 WEIGHTS, ARCHITECTURE = "weights.safetensors", "architecture.json"
 CIPHERTEXT, WRAPPED_KEY = "payload.c2sp", "wrapped-key"
-GAUSSIAN, NO_MECHANISM = "poisson-subsampled-gaussian", "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,30 +54,6 @@ class FileEntry:
     sha256: str
     offset: int
     length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GaussianMechanism:
-    """DP-SGD with Poisson sampling over units: what recomputing epsilon needs, and no more.
-
-    The number of units stays at the site (A11): `sample_rate` derives from a declared lower bound.
-    """
-
-    sample_rate: float
-    noise_multiplier: float
-    steps: int
-    delta: float
-    epsilon: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrivacyClaim:
-    """What the site declares; `gaussian` is None when it contains personal data."""
-
-    unit: str
-    gaussian: GaussianMechanism | None
-    ledger_head: str
-    ledger_counter: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +114,7 @@ class Statement:
             "task": self.task,
             "outputs": list(self.outputs),
             "architecture": self.architecture,
-            "privacy": _privacy_table(self.privacy),
+            "privacy": self.privacy.to_table(),
             "gate": asdict(self.gate),
             "issued": self.issued,
             "expires": self.expires,
@@ -180,7 +156,7 @@ class Statement:
             task=canonical.name(predicate["task"], what="task"),
             outputs=_labels(predicate["outputs"]),
             architecture=_object(predicate["architecture"]),
-            privacy=_privacy(predicate["privacy"]),
+            privacy=PrivacyClaim.from_table(predicate["privacy"]),
             gate=_gate(predicate["gate"]),
             issued=clock.rfc3339(clock.parse_rfc3339(predicate["issued"], what="issued")),
             expires=clock.rfc3339(clock.parse_rfc3339(predicate["expires"], what="expires")),
@@ -261,46 +237,3 @@ def _gate(value: Any) -> Gate:
     if not isinstance(table["passed"], bool):
         raise FormatError("gate verdict is not true or false")
     return Gate(passed=table["passed"], report=canonical.sha256_hex(table["report"], what="report"))
-
-
-def _privacy_table(claim: PrivacyClaim) -> dict[str, Any]:
-    parameters = None
-    if claim.gaussian is not None:
-        parameters = {
-            "sample_rate": canonical.real(claim.gaussian.sample_rate),
-            "noise_multiplier": canonical.real(claim.gaussian.noise_multiplier),
-            "steps": claim.gaussian.steps,
-            "delta": canonical.real(claim.gaussian.delta),
-            "epsilon": canonical.real(claim.gaussian.epsilon),
-        }
-    return {
-        "unit": claim.unit,
-        "mechanism": GAUSSIAN if parameters else NO_MECHANISM,
-        "parameters": parameters,
-        "ledger": {"head": claim.ledger_head, "counter": claim.ledger_counter},
-    }
-
-
-def _privacy(value: Any) -> PrivacyClaim:
-    names = {"unit", "mechanism", "parameters", "ledger"}
-    table = canonical.fields(value, names, what="privacy")
-    ledger = canonical.fields(table["ledger"], {"head", "counter"}, what="ledger")
-    parameters = table["parameters"]
-    if table["mechanism"] != (NO_MECHANISM if parameters is None else GAUSSIAN):
-        raise FormatError("privacy mechanism and parameters do not belong together")
-    return PrivacyClaim(
-        unit=canonical.name(table["unit"], what="unit"),
-        gaussian=None if parameters is None else _gaussian(parameters),
-        ledger_head=canonical.sha256_hex(ledger["head"], what="ledger head"),
-        ledger_counter=canonical.integer(
-            ledger["counter"], low=0, high=canonical.MAX_INTEGER, what="ledger counter"
-        ),
-    )
-
-
-def _gaussian(value: Any) -> GaussianMechanism:
-    table = canonical.fields(value, set(GaussianMechanism.__slots__), what="privacy parameters")
-    steps = canonical.integer(table.pop("steps"), low=1, high=10_000_000, what="steps")
-    return GaussianMechanism(
-        steps=steps, **{name: canonical.to_float(text, what=name) for name, text in table.items()}
-    )

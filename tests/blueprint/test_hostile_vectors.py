@@ -14,8 +14,8 @@ from tests.vectors.write_hostile import catalogue
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = catalogue()
-COMMITTED = sorted(path for path in hostile.FOLDER.glob("*.json") if path.name != hostile.SHARED)
-VERIFIER, SHARED = hostile.read_shared(hostile.FOLDER)
+COMMITTED = [path for paths in hostile.committed().values() for path in paths]
+SHARED = {folder: hostile.read_shared(folder) for folder in hostile.FOLDERS}
 
 
 def step_that_refuses(verifier, case):
@@ -29,21 +29,23 @@ def step_that_refuses(verifier, case):
 
 @cache
 def committed(path):
-    return hostile.read(path, SHARED)
+    return hostile.read(path, SHARED[path.parent][1])
 
 
 @cache
-def controls_open(family):
-    controls = [v for v in map(committed, COMMITTED) if (v.step, v.family) == (0, family)]
-    return bool(controls) and all(step_that_refuses(VERIFIER, v.case) == 0 for v in controls)
+def controls_open(folder, family):
+    vectors = [committed(path) for path in COMMITTED if path.parent == folder]
+    controls = [v for v in vectors if (v.step, v.family) == (0, family)]
+    verifier = SHARED[folder][0]
+    return bool(controls) and all(step_that_refuses(verifier, v.case) == 0 for v in controls)
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_committed_vector_is_refused_by_the_step_in_its_name(path):
     vector = committed(path)
-    assert controls_open(vector.family)
+    assert controls_open(path.parent, vector.family)
     assert int(path.stem[:2]) == vector.step
-    assert step_that_refuses(VERIFIER, vector.case) == vector.step
+    assert step_that_refuses(SHARED[path.parent][0], vector.case) == vector.step
 
 
 def test_vectors_made_today_are_refused_by_the_same_steps():
@@ -53,7 +55,7 @@ def test_vectors_made_today_are_refused_by_the_same_steps():
 
 
 def test_every_vector_of_the_script_is_committed():
-    assert {path.stem for path in COMMITTED} == {vector.name for vector in CATALOGUE}
+    assert set(hostile.committed()) == {vector.name for vector in CATALOGUE}
 
 
 def test_every_step_has_three_vectors_and_all_have_150():

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from federation import dsse
+from federation.accounting import DpEvent, compose
 from federation.blueprint import envelope, limits, weights
 from federation.blueprint.errors import RefusalError
 from federation.blueprint.statement import PAYLOAD_TYPE, Gate
@@ -170,3 +171,15 @@ def test_a_statement_has_no_other_files(honest):
     assert honest.statement.file("weights.safetensors").offset == 0
     with pytest.raises(RuntimeError):
         honest.statement.file("other")
+
+
+def test_step_13_composes_the_events_and_never_adds_their_epsilons(world):
+    warm_up = DpEvent(sample_rate=1.0, noise_multiplier=20.0, steps=1)
+    honest, alone = mechanism(warm_up), mechanism()
+    separate = alone.epsilon + compose([warm_up], alone.delta)
+    assert alone.epsilon < honest.epsilon < separate
+    sealed = world.seal(world.a, claimed=claims(gaussian=honest))
+    world.open(world.a, sealed)
+    assert sealed.statement.privacy.gaussian == honest
+    less = replace(honest, epsilon=alone.epsilon)
+    refused(13, world.verify, world.a, world.seal(world.a, claimed=claims(gaussian=less)))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.ledger import Budget, Ledger
+from edge_agent.ledger import Budget, Ledger, LedgerRun
+from edge_agent.ledger_entries import apply
 from federation.accounting import DpEvent, compose
 from federation.study import Unit
 from kit import canonical
@@ -41,7 +43,7 @@ def open_ledger(path: Path, **changes: object) -> Ledger:
 
 def test_a_reservation_is_what_the_training_loop_charges(path) -> None:
     with open_ledger(path) as ledger:
-        account = ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+        account = ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
         assert account.charged == 0
         account.charge(1)
         account.charge(2)
@@ -51,43 +53,74 @@ def test_a_reservation_is_what_the_training_loop_charges(path) -> None:
 def test_the_whole_event_counts_from_the_reservation_on(path) -> None:
     with open_ledger(path) as ledger:
         assert ledger.spent(UNITS) == 0
-        ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
         assert ledger.spent(UNITS) == compose([EVENT], BUDGET.delta)
         assert ledger.spent(["someone-else"]) == 0
 
 
 def test_a_second_run_is_refused_when_both_would_pass_the_budget(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("first", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
-        ledger.reserve("cheap", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("first", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("cheap", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match=r"epsilon 5.9\d of 8 is spent or reserved") as caught:
-            ledger.reserve("second", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+            ledger.reserve("second", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
         assert "fewer steps or more noise" in str(caught.value.hint)
-        ledger.reserve("strangers", ["someone-else"], EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("strangers", ["someone-else"], [EVENT], NOW, unit_kind=Unit.PATIENT)
 
 
 def test_one_spent_unit_is_enough_to_refuse(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("first", [UNITS[0]], EVENT, NOW, unit_kind=Unit.PATIENT)
-        ledger.reserve("without", [*UNITS[1:], "new"], EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("first", [UNITS[0]], [EVENT], NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("without", [*UNITS[1:], "new"], [EVENT], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match="budget is too small"):
             ledger.reserve(
-                "with", [UNITS[0], "other", "another"], EVENT, NOW, unit_kind=Unit.PATIENT
+                "with", [UNITS[0], "other", "another"], [EVENT], NOW, unit_kind=Unit.PATIENT
             )
+
+
+def test_steps_are_charged_to_the_first_event_until_it_is_used_up(path) -> None:
+    warm_up = DpEvent(sample_rate=1.0, noise_multiplier=8.0, steps=1)
+    with open_ledger(path) as ledger:
+        run = ledger.reserve("run", UNITS, [warm_up, SMALL], NOW, unit_kind=Unit.PATIENT)
+        assert run.reserved == 1 + SMALL.steps
+        assert ledger.spent(UNITS) == compose([warm_up, SMALL], BUDGET.delta)
+        run.charge(4)
+        with pytest.raises(KitError, match="7 reserved steps left, not 8"):
+            run.charge(8)
+        ledger.settle("run")
+        charged = [warm_up, replace(SMALL, steps=3)]
+        assert ledger.past_events(UNITS, unit_kind=Unit.PATIENT) == tuple(charged)
+        assert ledger.spent(UNITS) == compose(charged, BUDGET.delta)
+    with open_ledger(path) as ledger:
+        assert ledger.spent(UNITS) == compose(charged, BUDGET.delta)
+        with pytest.raises(KitError, match="other privacy settings"):
+            ledger.reserve("run", UNITS, [SMALL, warm_up], NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("run", UNITS, [warm_up, SMALL], NOW, unit_kind=Unit.PATIENT)
+
+
+def test_an_entry_with_its_one_event_flat_is_read_as_before() -> None:
+    flat = {"sample_rate": "0.2", "noise_multiplier": "3.0", "steps": 300}
+    opened = {"kind": "reserve", "run": "old", "units": 1, "cohort": "0" * 64, "time": "t"}
+    runs: dict[str, LedgerRun] = {}
+    apply(runs, canonical.encode(opened | flat))
+    apply(runs, canonical.encode(opened | {"run": "new", "events": [flat]}))
+    assert runs["old"].events == runs["new"].events == (EVENT,)
+    with pytest.raises(FormatError):
+        apply(runs, canonical.encode(opened | {"run": "none"}))
 
 
 def test_epsilons_are_composed_and_never_added(path) -> None:
     half = DpEvent(sample_rate=0.2, noise_multiplier=3.0, steps=150)
     with open_ledger(path) as ledger:
-        ledger.reserve("one", UNITS, half, NOW, unit_kind=Unit.PATIENT)
-        ledger.reserve("two", UNITS, half, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("one", UNITS, [half], NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("two", UNITS, [half], NOW, unit_kind=Unit.PATIENT)
         assert ledger.spent(UNITS) == pytest.approx(compose([EVENT], BUDGET.delta))
         assert ledger.spent(UNITS) < 2 * compose([half], BUDGET.delta)
 
 
 def test_never_more_steps_than_were_reserved(path) -> None:
     with open_ledger(path) as ledger:
-        run = ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+        run = ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         run.charge(9)
         with pytest.raises(KitError, match="has 1 reserved steps left, not 2"):
             run.charge(2)
@@ -99,7 +132,7 @@ def test_never_more_steps_than_were_reserved(path) -> None:
 
 def test_settling_frees_what_was_not_charged_and_closes_the_run(path) -> None:
     with open_ledger(path) as ledger:
-        run = ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+        run = ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
         run.charge(30)
         ledger.settle("run")
         ledger.settle("run")
@@ -109,25 +142,25 @@ def test_settling_frees_what_was_not_charged_and_closes_the_run(path) -> None:
         with pytest.raises(KitError, match="closed"):
             run.charge(1)
         assert (
-            ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT).charged == 30
+            ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT).charged == 30
         )  # a finished run, looked at
-        ledger.reserve("next", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("next", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
 
 
 def test_the_same_reservation_resumes_and_another_is_refused(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT).charge(5)
+        ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT).charge(5)
     with open_ledger(path) as ledger:
         before = ledger.head()
         again = ledger.reserve(
-            "run", [*reversed(UNITS), UNITS[0]], EVENT, NOW, unit_kind=Unit.PATIENT
+            "run", [*reversed(UNITS), UNITS[0]], [EVENT], NOW, unit_kind=Unit.PATIENT
         )
         assert again.charged == 5
         assert ledger.head() == before
         with pytest.raises(KitError, match="other images or patients"):
-            ledger.reserve("run", UNITS[:-1], EVENT, NOW, unit_kind=Unit.PATIENT)
+            ledger.reserve("run", UNITS[:-1], [EVENT], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match="other privacy settings"):
-            ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+            ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match="other privacy settings"):
             ledger.mark_unbounded("run", UNITS, NOW)
 
@@ -137,9 +170,9 @@ def test_after_a_run_without_privacy_no_private_one_follows(path) -> None:
         ledger.mark_unbounded("open", UNITS[:1], NOW)
         ledger.mark_unbounded("open", UNITS[:1], NOW)
         assert math.isinf(ledger.spent(UNITS))
-        ledger.reserve("others", UNITS[1:], EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("others", UNITS[1:], [EVENT], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match="without privacy"):
-            ledger.reserve("all", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+            ledger.reserve("all", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match="without privacy"):
             ledger.past_events(UNITS, unit_kind=Unit.PATIENT)
         ledger.mark_unbounded("again", UNITS, NOW)
@@ -149,17 +182,17 @@ def test_after_a_run_without_privacy_no_private_one_follows(path) -> None:
 
 def test_no_image_is_protected_once_as_itself_and_once_as_its_patients(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("as-images", UNITS[:2], SMALL, NOW, unit_kind=Unit.IMAGE)
+        ledger.reserve("as-images", UNITS[:2], [SMALL], NOW, unit_kind=Unit.IMAGE)
         for refused in (
-            lambda: ledger.reserve("as-patients", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT),
+            lambda: ledger.reserve("as-patients", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT),
             lambda: ledger.past_events(UNITS, unit_kind=Unit.PATIENT),
         ):
             with pytest.raises(KitError, match="protected the image; this one would protect the"):
                 refused()
-        ledger.reserve("again", UNITS[:2], SMALL, NOW, unit_kind=Unit.IMAGE)
-        ledger.reserve("others", UNITS[2:], SMALL, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("again", UNITS[:2], [SMALL], NOW, unit_kind=Unit.IMAGE)
+        ledger.reserve("others", UNITS[2:], [SMALL], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match="protected the patient"):
-            ledger.reserve("more", UNITS[2:3], SMALL, NOW, unit_kind=Unit.IMAGE)
+            ledger.reserve("more", UNITS[2:3], [SMALL], NOW, unit_kind=Unit.IMAGE)
     with open_ledger(path) as ledger:  # the kind is in the chain, not in memory
         assert [run.unit_kind for run in ledger.runs()] == ["image", "image", "patient"]
 
@@ -167,8 +200,8 @@ def test_no_image_is_protected_once_as_itself_and_once_as_its_patients(path) -> 
 def test_past_events_are_those_of_the_worst_unit(path) -> None:
     with open_ledger(path) as ledger:
         assert ledger.past_events(UNITS, unit_kind=Unit.PATIENT) == ()
-        ledger.reserve("some", UNITS[:5], SMALL, NOW, unit_kind=Unit.PATIENT)
-        ledger.reserve("worst", UNITS[5:6], EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("some", UNITS[:5], [SMALL], NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("worst", UNITS[5:6], [EVENT], NOW, unit_kind=Unit.PATIENT)
         assert ledger.past_events(UNITS, unit_kind=Unit.PATIENT) == (EVENT,)
         assert ledger.past_events(UNITS[:5], unit_kind=Unit.PATIENT) == (SMALL,)
         assert ledger.past_events(["new"], unit_kind=Unit.PATIENT) == ()
@@ -178,21 +211,21 @@ def test_past_events_are_those_of_the_worst_unit(path) -> None:
 
 def test_unknown_runs_and_bad_names_are_refused(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         for act in (ledger.settle, ledger.run, lambda r: ledger.charge(r, 1)):
             with pytest.raises(KitError, match="`gone` is not in the ledger"):
                 act("gone")
         with pytest.raises(FormatError, match="run id"):
-            ledger.reserve("Run 1\n", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+            ledger.reserve("Run 1\n", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(RuntimeError):
             ledger.charge("run", 0)
         with pytest.raises(RuntimeError):
-            ledger.reserve("empty", [], SMALL, NOW, unit_kind=Unit.PATIENT)
+            ledger.reserve("empty", [], [SMALL], NOW, unit_kind=Unit.PATIENT)
 
 
 def test_no_unit_key_is_in_the_file(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("run", ["planted-patient-name"], SMALL, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("run", ["planted-patient-name"], [SMALL], NOW, unit_kind=Unit.PATIENT)
         ledger.head()
         files = list(path.parent.iterdir())
         assert any(b"run" in file.read_bytes() for file in files)
@@ -205,7 +238,7 @@ def test_the_head_moves_with_every_entry_and_differs_between_ledgers(path) -> No
         assert ledger.head()[1] == other.head()[1] == 0
         assert ledger.head() != other.head()
         seen = {ledger.head()}
-        run = ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+        run = ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         seen.add(ledger.head())
         run.charge(1)
         seen.add(ledger.head())
@@ -220,11 +253,11 @@ def test_the_head_moves_with_every_entry_and_differs_between_ledgers(path) -> No
 def test_the_status_is_the_worst_of_all_units_for_people(path) -> None:
     with open_ledger(path) as ledger:
         assert ledger.status().worst == 0
-        ledger.reserve("small", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT).charge(4)
+        ledger.reserve("small", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT).charge(4)
         ledger.reserve(
             "large",
             UNITS[:1],
-            DpEvent(**{**EVENT_TABLE, "steps": 100}),
+            [DpEvent(**{**EVENT_TABLE, "steps": 100})],
             NOW,
             unit_kind=Unit.PATIENT,
         )
@@ -244,7 +277,7 @@ def test_the_status_is_the_worst_of_all_units_for_people(path) -> None:
 
 def test_rows_cannot_be_changed_or_deleted(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT).charge(1)
+        ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT).charge(1)
     db = sqlite3.connect(path)
     for statement in (
         "UPDATE entries SET body = x'00'",
@@ -277,7 +310,7 @@ def test_rows_cannot_be_changed_or_deleted(path) -> None:
 )
 def test_a_ledger_changed_behind_its_back_does_not_open(path, statement) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT).charge(3)
+        ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT).charge(3)
         ledger.settle("run")
     open_ledger(path).close()
     db = sqlite3.connect(path)
@@ -294,7 +327,7 @@ def test_a_ledger_changed_behind_its_back_does_not_open(path, statement) -> None
 
 def test_another_secret_or_another_file_is_refused(path, tmp_path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
     open_ledger(path).close()
     with pytest.raises(KitError, match="another site secret"):
         open_ledger(path, secret=b"t" * 32)
@@ -317,11 +350,11 @@ def test_a_ledger_of_a_later_schema_is_refused(path) -> None:
 
 def test_a_refused_call_leaves_nothing_behind(path) -> None:
     with open_ledger(path) as ledger:
-        ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
         before = ledger.head(), ledger.runs(), ledger.spent(UNITS)
         for _ in range(2):
             with pytest.raises(KitError, match="budget"):
-                ledger.reserve("more", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+                ledger.reserve("more", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
         assert (ledger.head(), ledger.runs(), ledger.spent(UNITS)) == before
         ledger.verify()
 
@@ -351,7 +384,7 @@ def test_whatever_happens_no_unit_passes_its_budget(tmp_path_factory, acts) -> N
         try:
             if verb == "reserve":
                 event = DpEvent(sample_rate=0.2, noise_multiplier=3.0, steps=steps)
-                ledger.reserve(run, keys, event, NOW, unit_kind=Unit.PATIENT)
+                ledger.reserve(run, keys, [event], NOW, unit_kind=Unit.PATIENT)
                 assert run in charged or not units & unbounded  # or it goes on with its own
                 charged.setdefault(run, (units, 0))
             elif verb == "charge":
@@ -383,7 +416,8 @@ _PRELUDE = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from edge_agent.ledger import Budget, Ledger
+from edge_agent.ledger import Budget, Ledger, LedgerRun
+from edge_agent.ledger_entries import apply
 from federation.accounting import DpEvent
 from federation.study import Unit
 from kit.errors import KitError
@@ -406,7 +440,7 @@ def start(code: str, path: Path, name: str) -> "subprocess.Popen[str]":
 
 def test_kill_nine_in_the_middle_of_charging_loses_no_charge(path) -> None:
     code = """
-    run = open_ledger().reserve(name, units, event, now, unit_kind=Unit.PATIENT)
+    run = open_ledger().reserve(name, units, [event], now, unit_kind=Unit.PATIENT)
     for step in range(300):
         run.charge(1)
         print(run.charged, flush=True)
@@ -423,7 +457,7 @@ def test_kill_nine_in_the_middle_of_charging_loses_no_charge(path) -> None:
         assert process.returncode == -signal.SIGKILL
         with open_ledger(path) as ledger:
             ledger.verify()
-            run = ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+            run = ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
             assert told <= run.charged <= min(300, told + 1)
             assert ledger.spent(UNITS) == compose([EVENT], BUDGET.delta)
 
@@ -431,7 +465,7 @@ def test_kill_nine_in_the_middle_of_charging_loses_no_charge(path) -> None:
 def test_a_full_disk_costs_at_most_the_step_that_did_not_fit(path) -> None:
     code = """
     import resource, signal
-    run = open_ledger().reserve(name, units, event, now, unit_kind=Unit.PATIENT)
+    run = open_ledger().reserve(name, units, [event], now, unit_kind=Unit.PATIENT)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = path.with_name(path.name + "-wal").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40_000, size + 40_000))
@@ -450,7 +484,7 @@ def test_a_full_disk_costs_at_most_the_step_that_did_not_fit(path) -> None:
     assert "free some space" in hint
     with open_ledger(path) as ledger:
         ledger.verify()
-        run = ledger.reserve("run", UNITS, EVENT, NOW, unit_kind=Unit.PATIENT)
+        run = ledger.reserve("run", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
         assert 0 < int(done) <= run.charged <= int(done) + 1 < 300
         run.charge(1)
 
@@ -460,7 +494,7 @@ def test_two_processes_racing_to_reserve_cannot_overspend(path) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     try:
-        open_ledger().reserve(name, units, event, now, unit_kind=Unit.PATIENT)
+        open_ledger().reserve(name, units, [event], now, unit_kind=Unit.PATIENT)
         print("reserved", flush=True)
     except KitError as error:
         print(error, flush=True)
@@ -491,7 +525,7 @@ def test_two_processes_racing_to_reserve_cannot_overspend(path) -> None:
 
 def test_two_processes_on_one_run_share_its_steps(path) -> None:
     code = """
-    run = open_ledger().reserve("run", units, event, now, unit_kind=Unit.PATIENT)
+    run = open_ledger().reserve("run", units, [event], now, unit_kind=Unit.PATIENT)
     taken = 0
     try:
         while True:
@@ -525,6 +559,6 @@ def test_a_busy_ledger_waits_for_the_other_writer(path) -> None:
     assert holder.stdout.readline() == "held\n"
     began = time.monotonic()
     with open_ledger(path) as ledger:
-        ledger.reserve("run", UNITS, SMALL, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve("run", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
     assert time.monotonic() - began > 0.2
     holder.communicate()

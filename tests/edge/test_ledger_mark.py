@@ -25,7 +25,7 @@ def run(folder: Path, mark: Path, name: str) -> None:
     ledger_mark.require_present(mark, folder / "ledger.sqlite")
     with opened(folder) as ledger:
         ledger_mark.require_whole(mark, ledger)
-        ledger.reserve(name, ["p"], EVENT, NOW, unit_kind=Unit.PATIENT)
+        ledger.reserve(name, ["p"], [EVENT], NOW, unit_kind=Unit.PATIENT)
         ledger_mark.advance(mark, ledger)
         ledger.settle(name)
         ledger_mark.advance(mark, ledger)

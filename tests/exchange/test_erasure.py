@@ -26,7 +26,7 @@ def charge(home, run, patients):
     (home.run(run) / RUN).write_text(json.dumps({"id": run_id}))
     event = DpEvent(sample_rate=0.1, noise_multiplier=4.0, steps=1)
     with agent_runs.open_ledger(home) as ledger:
-        account = ledger.reserve(run_id, patients, event, clock.utc_now(), unit_kind=Unit.PATIENT)
+        account = ledger.reserve(run_id, patients, [event], clock.utc_now(), unit_kind=Unit.PATIENT)
         account.charge(1)
         ledger.settle(run_id)
     return run_id

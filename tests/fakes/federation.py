@@ -5,7 +5,7 @@ made by hand, so that blueprints are sealed and opened without torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,13 +20,12 @@ from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import Event, Kind
 from federation.auditlog.history import revocations_digest
 from federation.blueprint import envelope, weights
+from federation.blueprint.privacy import DeclaredEvent, GaussianMechanism, PrivacyClaim
 from federation.blueprint.statement import (
     SUITE,
     VERSION,
     Context,
     Gate,
-    GaussianMechanism,
-    PrivacyClaim,
     Statement,
 )
 from federation.release import statement as documents
@@ -64,12 +63,15 @@ def tensors() -> weights.Arrays:
     return {"head.bias": np.array([0.5, -0.25, 3.0], dtype=np.float32), EMBEDDING: label}
 
 
-def mechanism(**changes: Any) -> GaussianMechanism:
-    """Return honest privacy parameters of a short run."""
+def mechanism(*before: accounting.DpEvent, **changes: Any) -> GaussianMechanism:
+    """Return honest privacy parameters of a short run, after the events `before` it."""
     base = {"sample_rate": 0.01, "noise_multiplier": 2.0, "steps": 50, "delta": DELTA}
     base |= {name: value for name, value in changes.items() if name != "epsilon"}
-    honest = accounting.epsilon(**base) if "epsilon" not in changes else changes["epsilon"]
-    return GaussianMechanism(**base, epsilon=honest)
+    delta = base.pop("delta")
+    events = (*before, accounting.DpEvent(**base))
+    honest = changes["epsilon"] if "epsilon" in changes else accounting.compose(events, delta)
+    declared = tuple(DeclaredEvent(**asdict(event)) for event in events)
+    return GaussianMechanism(events=declared, delta=delta, epsilon=honest)
 
 
 def claims(**changes: Any) -> envelope.Claims:

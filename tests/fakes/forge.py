@@ -16,6 +16,7 @@ from cryptography import x509
 
 from federation import dsse
 from federation.blueprint import envelope, limits, weights
+from federation.blueprint.privacy import PrivacyClaim
 from federation.blueprint.statement import (
     ARCHITECTURE as ARCHITECTURE_FILE,
 )
@@ -26,7 +27,6 @@ from federation.blueprint.statement import (
     Context,
     FileEntry,
     Gate,
-    PrivacyClaim,
     Statement,
 )
 from federation.study import PersonalData, Study, Unit

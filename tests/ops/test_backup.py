@@ -151,7 +151,7 @@ def charge(home, run, steps):
     event = DpEvent(sample_rate=0.05, noise_multiplier=4.0, steps=20)
     with edge_runs.open_ledger(home) as ledger:
         units = [f"patient-{n}" for n in range(40)]
-        reservation = ledger.reserve(run, units, event, clock.utc_now(), unit_kind="image")
+        reservation = ledger.reserve(run, units, [event], clock.utc_now(), unit_kind="image")
         reservation.charge(steps)
         return ledger.head()
 

@@ -39,7 +39,7 @@ def test_lifetime_budget_of_the_site_counts_beside_the_study(study):
     narrow = plan_for(study, **wanted, lifetime_epsilon=9.0, lifetime_delta=1e-6)
     assert narrow.noise_multiplier > fresh.noise_multiplier
     assert narrow.delta == 1e-6
-    assert compose([*past, narrow.event], 1e-6) <= 9.0
+    assert compose([*past, *narrow.events], 1e-6) <= 9.0
 
 
 def test_expected_batch_grows_with_the_site_and_stays_a_fraction_of_it(study):
@@ -55,11 +55,11 @@ def test_plan_leaves_room_for_what_was_spent_before(study):
     fresh = plan_for(study, n_declared=400, unit=Unit.IMAGE)
     second = plan_for(study, n_declared=400, unit=Unit.IMAGE, past=past)
     assert second.noise_multiplier > fresh.noise_multiplier
-    assert compose([*past, second.event], second.delta) <= study.privacy.epsilon
+    assert compose([*past, *second.events], second.delta) <= study.privacy.epsilon
     with pytest.raises(KitError, match="budget of these images is all but spent"):
-        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=[fresh.event])
+        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=fresh.events)
     with pytest.raises(KitError, match="no noise keeps"):
-        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=[fresh.event, fresh.event])
+        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=fresh.events * 2)
 
 
 @pytest.mark.parametrize("declared", [0, -5, 1, MIN_UNITS - 1])

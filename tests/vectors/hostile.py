@@ -18,6 +18,7 @@ from pki import certificates
 from tests.fakes.forge import Case, Forge, Verifier
 
 FOLDER = Path(__file__).parent / "hostile"
+FOLDERS = (FOLDER, FOLDER.with_name("hostile-2"))  # a set has keys of its own and never changes
 SHARED = "federation.json"
 _PARTS = ("envelope", "wrapped_key", "ciphertext")
 _RUN = re.compile(rb"(.{1,4}?)\1{1000,}", re.DOTALL)
@@ -48,6 +49,16 @@ class Written:
     family: str
     peer: str
     case: Case
+
+
+def committed() -> dict[str, list[Path]]:
+    """Return where each vector of the committed sets lies; a control may be in several."""
+    found: dict[str, list[Path]] = {}
+    for folder in FOLDERS:
+        for path in sorted(folder.glob("*.json")):
+            if path.name != SHARED:
+                found.setdefault(path.stem, []).append(path)
+    return found
 
 
 def write(folder: Path, forge: Forge, catalogue: list[Vector]) -> None:

@@ -1,0 +1,1 @@
+"""One table of what every method reaches with the same hospitals' images."""

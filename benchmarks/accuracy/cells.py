@@ -1,0 +1,81 @@
+"""What there is to measure: one cell is one method on one deal of images at one epsilon.
+
+The order of `grid` is that in which cells are measured: what says most for its time comes first.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+DELTA = 1e-5
+EPSILONS: tuple[float | None, ...] = (8.0, None, 1.0, 3.0, 10.0)
+IMAGES = (2400, 1000, 300)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One figure of the table, for one seed.
+
+    Attributes:
+        dataset: a name of `datasets.names()`.
+        clients: hospitals that the classes are dealt to; 1 is all images in one place.
+        images: training images of the whole federation; None is all there are.
+        epsilon: per image at `DELTA` or less; None is without privacy.
+        method: a name of `methods.METHODS`.
+        seed: of the deal, and of all that is not secret.
+    """
+
+    dataset: str
+    clients: int
+    images: int | None
+    epsilon: float | None
+    method: str
+    seed: int
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    def of(self, method: str, *, is_private: bool) -> "Cell":
+        """Return the cell of another method beside this one."""
+        return replace(self, method=method, epsilon=self.epsilon if is_private else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table: everything of a cell but method and seed."""
+
+    dataset: str
+    clients: int
+    images: int | None
+    epsilon: float | None
+
+    def cell(self, method: str, seed: int, *, is_private: bool, is_federated: bool) -> Cell:
+        """Return one method's cell; what needs no epsilon, or no hospitals, shares its figure."""
+        return Cell(
+            dataset=self.dataset,
+            clients=self.clients if is_federated else 1,
+            images=self.images,
+            epsilon=self.epsilon if is_private else None,
+            method=method,
+            seed=seed,
+        )
+
+
+def rows(
+    dataset: str,
+    *,
+    available: int,
+    partitions: Sequence[int],
+    images: Sequence[int],
+    epsilons: Sequence[float | None],
+) -> Iterator[Row]:
+    """Yield the lines of one data set; a number of images that it lacks becomes all it has.
+
+    `available` is its training images at the first seed.
+    """
+    sizes = dict.fromkeys(None if size >= available else size for size in images)
+    for size in sizes:
+        for clients in partitions:
+            for epsilon in epsilons:
+                yield Row(dataset=dataset, clients=clients, images=size, epsilon=epsilon)

@@ -1,0 +1,247 @@
+"""Ours: a private generator per hospital, one classifier trained on synthetic images alone.
+
+Everything is the product's own code but the exchange, which changes no bit.
+"""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.accuracy.cells import DELTA
+from benchmarks.accuracy.datasets import Federation
+from benchmarks.baselines import SiteData, score
+from demo.story import DECLARED_STEP
+from edge_agent.datasets.examples import Cohort
+from edge_agent.training import run as training
+from edge_agent.training.folder import WEIGHTS
+from edge_agent.training.plan import PrivacyPlan, plan_for
+from edge_agent.training.recipe import Recipe, recipe_for
+from federation.blueprint import weights
+from federation.learning.downstream.metrics import Metrics
+from federation.learning.generator import architecture as networks
+from federation.learning.methods import federated_factory
+from federation.study import (
+    ArchitectureRef,
+    BuildPolicy,
+    PersonalData,
+    PrivacyPolicy,
+    Reviewer,
+    Study,
+    Unit,
+)
+from kit import seeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactoryPlan:
+    """What the study and the operators choose; None takes the kit's preset."""
+
+    preset: str | None = None
+    steps: int | None = None
+    shard_size: int = 300
+    sampler_steps: int = 10
+    classifier_steps: int = 600
+
+
+@dataclass
+class MemoryAccount:
+    """Counts steps; a benchmark spends no patient's budget twice, because it deals public data."""
+
+    charged: int = 0
+
+    def charge(self, steps: int) -> None:
+        """Count `steps` more."""
+        self.charged += steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactoryOutcome:
+    """The release's figures, and processor seconds of the slowest hospital and of the build."""
+
+    metrics: Metrics
+    generator_s: float
+    build_s: float
+    bytes: int
+
+
+def declared_number(units: int) -> int:
+    """Return the public lower bound that a hospital with `units` declares: a round number."""
+    return max(units // DECLARED_STEP * DECLARED_STEP, min(units, DECLARED_STEP))
+
+
+def image_units(site: SiteData) -> tuple[str, ...]:
+    """Name the unit of each image: equal images are one."""
+    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in site.train_images)
+
+
+def settings(federation: Federation, epsilon: float | None, plan: FactoryPlan) -> dict[str, Any]:
+    """Return everything that decides the result, as plain values.
+
+    Raises:
+        KitError: a hospital is too small for the epsilon that is asked.
+    """
+    study = study_for(federation, epsilon, plan)
+    architecture = _architecture(study)
+    plans = [
+        _privacy_plan(study, len(set(image_units(site))), plan.steps) for site in federation.sites
+    ]
+    return {
+        "architecture": architecture.to_table(),
+        "network": asdict(networks.preset_of(architecture)),
+        "recipe": asdict(_recipe(architecture, epsilon)),
+        "steps": plan.steps,
+        "build": asdict(study.build),
+        "privacy": [None if p is None else p.to_table() for p in plans],
+    }
+
+
+def run(
+    federation: Federation, epsilon: float | None, plan: FactoryPlan, *, seed: int, workers: int
+) -> FactoryOutcome:
+    """Train every hospital's generator, build the release and judge it on the real images.
+
+    Raises:
+        KitError: a hospital is too small for the epsilon that is asked.
+    """
+    study = study_for(federation, epsilon, plan)
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [
+            (Path(folder) / site.site, study, site, labels, plan.steps)
+            for site, labels in zip(federation.sites, federation.declared, strict=True)
+        ]
+        seconds = _train_all(jobs, workers)
+        started = time.process_time()
+        shards = []
+        for index, (run_folder, _, _, labels, _) in enumerate(jobs):
+            shards += _shards(run_folder, study, labels, seed=seed * 100 + index)
+        size = sum((run_folder / WEIGHTS).stat().st_size for run_folder, *_ in jobs)
+    model = federated_factory.release_model(
+        shards,
+        classes=study.classes,
+        classifier=study.build.classifier,
+        steps=study.build.classifier_steps,
+        seed=seed,
+        threads=1,
+    )
+    return FactoryOutcome(
+        metrics=score(model.network, federation.sites),
+        generator_s=round(max(seconds), 1),
+        build_s=round(time.process_time() - started, 1),
+        bytes=size,
+    )
+
+
+def study_for(federation: Federation, epsilon: float | None, plan: FactoryPlan) -> Study:
+    """Return the study that the hospitals of a benchmark take part in."""
+    rule = federation.rule
+    preset = plan.preset or networks.default_preset(rule.height, rule.width)
+    if plan.preset is None and epsilon is None and preset == "tiny":
+        preset = "tiny-wide"
+    allowed = PersonalData.ALLOWED if epsilon is None else PersonalData.REFUSED
+    return Study(
+        federation="benchmark",
+        id="accuracy",
+        round=1,
+        title="accuracy",
+        classes=federation.classes,
+        image=rule,
+        method="federated-factory",
+        architectures=(
+            ArchitectureRef(kind=networks.KIND, version=networks.VERSION, preset=preset),
+        ),
+        privacy=PrivacyPolicy(
+            personal_data=allowed, unit=Unit.IMAGE, epsilon=epsilon or 1.0, delta=DELTA
+        ),
+        minimum_per_class=10,
+        build=BuildPolicy(
+            version=1,
+            shard_size=plan.shard_size,
+            sampler_steps=plan.sampler_steps,
+            classifier="resnet-small",
+            classifier_steps=plan.classifier_steps,
+        ),
+        quorum=1,
+        reviewers=(Reviewer(name="nobody", public_key="0" * 64),),
+        created="2026-01-01T00:00:00Z",
+    )
+
+
+_Job = tuple[Path, Study, SiteData, tuple[str, ...], int | None]
+
+
+def _train_all(jobs: Sequence[_Job], workers: int) -> list[float]:
+    if workers == 1:
+        return [_train(*job) for job in jobs]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return [future.result() for future in [pool.submit(_train, *job) for job in jobs]]
+
+
+def _train(
+    folder: Path, study: Study, site: SiteData, labels: tuple[str, ...], steps: int | None
+) -> float:
+    """Train one generator; return processor seconds."""
+    torch.set_num_threads(1)
+    started, units = time.process_time(), image_units(site)
+    cohort = Cohort(
+        images=site.train_images,
+        labels=site.train_labels,
+        units=units,
+        digests=units,
+        unit_kind=Unit.IMAGE,
+    )
+    plan = _privacy_plan(study, len(set(units)), steps)
+    options = training.TrainOptions(declared_labels=labels, plan=plan, steps=steps)
+    account = None if plan is None else MemoryAccount()
+    training.train_run(folder, study, _architecture(study), cohort, options, account)
+    return time.process_time() - started
+
+
+def _architecture(study: Study) -> networks.Architecture:
+    return networks.architecture_for(study, study.architectures[0].preset)
+
+
+def _recipe(architecture: networks.Architecture, epsilon: float | None) -> Recipe:
+    return recipe_for(architecture, is_private=epsilon is not None)
+
+
+def _privacy_plan(study: Study, units: int, steps: int | None) -> PrivacyPlan | None:
+    if study.privacy.personal_data is PersonalData.ALLOWED:
+        return None
+    return _plan(study, declared_number(units), steps)
+
+
+@cache
+def _plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan:
+    return plan_for(study, n_declared=n_declared, unit=Unit.IMAGE, steps=steps)
+
+
+def _shards(
+    folder: Path, study: Study, labels: Sequence[str], *, seed: int
+) -> list[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
+    architecture = _architecture(study)
+    network = networks.build_network(architecture)
+    data = (folder / WEIGHTS).read_bytes()
+    networks.load_weights(network, weights.read(data, networks.expected_tensors(architecture)))
+    shards = []
+    for label in labels:
+        index = study.classes.index(label)
+        images = federated_factory.shard(
+            network,
+            architecture,
+            index,
+            size=study.build.shard_size,
+            seed=seeds.seed(seed.to_bytes(8, "big"), label),
+            sampler_steps=study.build.sampler_steps,
+        )
+        shards.append((index, images))
+    return shards

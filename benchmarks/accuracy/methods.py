@@ -1,0 +1,319 @@
+"""The columns of the table: each method's settings, and how it is measured on one deal."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import baselines
+from benchmarks.accuracy import dp_fedavg, factory, linear_head
+from benchmarks.accuracy.cells import DELTA, Cell
+from benchmarks.accuracy.datasets import Federation
+from benchmarks.accuracy.dp_fedavg import DpFedAvgPlan
+from benchmarks.accuracy.factory import FactoryPlan
+from benchmarks.accuracy.features import ColourRings, FrozenFeatures, Scattering
+from benchmarks.baselines import FedAvgPlan
+from federation.accounting import noise_multiplier_for
+from federation.learning.downstream import train as classifier_training
+from federation.learning.downstream.metrics import Metrics, evaluate
+
+_QUICK_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Every method's settings; `quick` takes the same path with next to no steps."""
+
+    factory: FactoryPlan = field(default_factory=FactoryPlan)
+    fedavg: FedAvgPlan | None = None
+    dp_fedavg: DpFedAvgPlan | None = None
+    is_quick: bool = False
+
+    @property
+    def classifier_steps(self) -> int:
+        """Steps of every classifier that is trained in one go."""
+        return self.factory.classifier_steps
+
+    @classmethod
+    def quick(cls) -> "Work":
+        """Return settings that take seconds and learn nothing."""
+        return cls(
+            factory=FactoryPlan(
+                steps=_QUICK_STEPS,
+                shard_size=8,
+                sampler_steps=2,
+                classifier_steps=_QUICK_STEPS,
+            ),
+            fedavg=FedAvgPlan(rounds=2, local_steps=1),
+            dp_fedavg=DpFedAvgPlan(rounds=2),
+            is_quick=True,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One column.
+
+    Attributes:
+        title: for people.
+        is_private: its figure depends on epsilon.
+        is_federated: its figure depends on how images are dealt to hospitals.
+        settings: everything that decides the result, as plain values.
+        measure: figures of one cell: `accuracy`, `balanced_accuracy`, `auroc` and whatever else.
+    """
+
+    title: str
+    is_private: bool
+    is_federated: bool
+    settings: Callable[[Federation, Cell, Work], dict[str, Any]]
+    measure: Callable[[Federation, Cell, Work, int], dict[str, Any]]
+
+
+def _factory_settings(federation: Federation, cell: Cell, work: Work) -> dict[str, Any]:
+    return factory.settings(federation, cell.epsilon, work.factory)
+
+
+def _factory_measure(
+    federation: Federation, cell: Cell, work: Work, workers: int
+) -> dict[str, Any]:
+    outcome = factory.run(federation, cell.epsilon, work.factory, seed=cell.seed, workers=workers)
+    return _figures(outcome.metrics) | {
+        "generator_s": outcome.generator_s,
+        "build_s": outcome.build_s,
+        "exchanges": 1,
+        "bytes": outcome.bytes,
+    }
+
+
+def _centralized_settings(_f: Federation, _c: Cell, work: Work) -> dict[str, Any]:
+    return {"classifier": baselines.CLASSIFIER, "steps": work.classifier_steps} | _training()
+
+
+def _centralized(federation: Federation, cell: Cell, work: Work, _workers: int) -> dict[str, Any]:
+    row = baselines.centralized(
+        federation.sites,
+        num_classes=len(federation.classes),
+        steps=work.classifier_steps,
+        seed=cell.seed,
+    )
+    return _figures(row.metrics) | {"exchanges": 0, "bytes": 0}
+
+
+def _once_settings(_f: Federation, _c: Cell, work: Work) -> dict[str, Any]:
+    return {"variants": baselines.FEDAVG_VARIANTS, "steps": work.classifier_steps} | _training()
+
+
+def _once(federation: Federation, cell: Cell, work: Work, _workers: int) -> dict[str, Any]:
+    found = [
+        baselines.one_exchange(
+            federation.sites,
+            num_classes=len(federation.classes),
+            steps=work.classifier_steps,
+            seed=cell.seed,
+            classifier=classifier,
+        ).averaged
+        for classifier in baselines.FEDAVG_VARIANTS
+    ]
+    return _best(found)
+
+
+def _fedavg_plan(federation: Federation, work: Work) -> FedAvgPlan:
+    if work.fedavg is not None:
+        return work.fedavg
+    is_silo = len(federation.sites) == len(federation.classes)
+    return _FEDAVG_SILOS if is_silo else FedAvgPlan()
+
+
+def _fedavg_settings(federation: Federation, _c: Cell, work: Work) -> dict[str, Any]:
+    variants = {"variants": baselines.FEDAVG_VARIANTS}
+    return asdict(_fedavg_plan(federation, work)) | variants | _training()
+
+
+def _fedavg(federation: Federation, cell: Cell, work: Work, _workers: int) -> dict[str, Any]:
+    plan, count = _fedavg_plan(federation, work), len(federation.classes)
+    return _best(
+        [
+            baselines.fedavg(
+                federation.sites, plan, num_classes=count, seed=cell.seed, classifier=classifier
+            )
+            for classifier in baselines.FEDAVG_VARIANTS
+        ]
+    )
+
+
+def _dp_fedavg_plan(federation: Federation, work: Work) -> DpFedAvgPlan:
+    return work.dp_fedavg or _DP_FEDAVG
+
+
+def _dp_fedavg_settings(federation: Federation, cell: Cell, work: Work) -> dict[str, Any]:
+    return asdict(_dp_fedavg_plan(federation, work)) | _promise(federation, cell)
+
+
+def _dp_fedavg(federation: Federation, cell: Cell, work: Work, _workers: int) -> dict[str, Any]:
+    if cell.epsilon is None:
+        raise RuntimeError("without privacy DP-FedAvg is FedAvg")
+    plan = _dp_fedavg_plan(federation, work)
+    sites = [
+        dp_fedavg.PrivateSite(
+            images=site.train_images,
+            labels=site.train_labels,
+            units=factory.image_units(site),
+            n_declared=_declared(site),
+        )
+        for site in federation.sites
+    ]
+    event = dp_fedavg.event_for(plan, epsilon=cell.epsilon, delta=_delta(federation))
+    network = dp_fedavg.train(
+        sites, plan, event, num_classes=len(federation.classes), seed=cell.seed
+    )
+    return _figures(baselines.score(network, federation.sites)) | {
+        "noise_multiplier": event.noise_multiplier,
+        "exchanges": plan.rounds,
+        "bytes": baselines.exchanged_bytes(network, sites=len(sites), rounds=plan.rounds),
+    }
+
+
+def _head_plan(federation: Federation) -> linear_head.HeadPlan:
+    features: FrozenFeatures = _GREY if federation.rule.channels == 1 else _COLOUR
+    if max(federation.rule.height, federation.rule.width) > 16 and federation.rule.channels == 1:
+        features = _GREY_28
+    return linear_head.HeadPlan(features=features)
+
+
+def _head_settings(federation: Federation, cell: Cell, _work: Work) -> dict[str, Any]:
+    return asdict(_head_plan(federation)) | _promise(federation, cell)
+
+
+def _head(federation: Federation, cell: Cell, _work: Work, _workers: int) -> dict[str, Any]:
+    plan, noise = _head_plan(federation), 0.0
+    if cell.epsilon is not None:
+        noise = noise_multiplier_for(
+            epsilon=cell.epsilon, delta=_delta(federation), sample_rate=1.0, steps=1
+        )
+    sent = []
+    for site, declared in zip(federation.sites, federation.declared, strict=True):
+        _, first = np.unique(np.array(factory.image_units(site)), return_index=True)
+        sent.append(
+            linear_head.statistics(
+                linear_head.head_features(site.train_images[first], plan),
+                site.train_labels[first],
+                declared=[federation.classes.index(label) for label in declared],
+                n_declared=_declared(site),
+                num_classes=len(federation.classes),
+                noise_multiplier=noise,
+                plan=plan,
+            )
+        )
+    weights, biases = linear_head.discriminant(sent, plan)
+    images, labels = baselines.held_out(federation.sites)
+    logits = linear_head.head_features(images, plan) @ weights + biases
+    probabilities = torch.softmax(torch.from_numpy(logits), dim=1).numpy()
+    return _figures(evaluate(probabilities, labels)) | {
+        "noise_multiplier": noise,
+        "exchanges": 1,
+        "bytes": sum(linear_head.sent_bytes(s) for s in sent),
+    }
+
+
+def _declared(site: baselines.SiteData) -> int:
+    return factory.declared_number(len(set(factory.image_units(site))))
+
+
+def _delta(federation: Federation) -> float:
+    """Return the delta that the kit's own plans keep at the largest hospital."""
+    return min(DELTA, *(1 / (100 * _declared(site)) for site in federation.sites))
+
+
+def _promise(federation: Federation, cell: Cell) -> dict[str, Any]:
+    declared = [_declared(site) for site in federation.sites]
+    return {"epsilon": cell.epsilon, "delta": _delta(federation), "n_declared": declared}
+
+
+def _training() -> dict[str, Any]:
+    return {
+        "batch": classifier_training.BATCH,
+        "rate": classifier_training.LEARNING_RATE,
+        "augmentation": asdict(classifier_training.Augmentation()),
+    }
+
+
+def _figures(metrics: Metrics) -> dict[str, Any]:
+    return {
+        "accuracy": metrics.accuracy,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "auroc": metrics.auroc,
+        "held_out": metrics.images,
+    }
+
+
+def _best(found: list[baselines.Baseline]) -> dict[str, Any]:
+    """Return the better variant on the held-out images: a choice in FedAvg's favour."""
+    row = max(found, key=lambda one: one.metrics.accuracy)
+    kept = {"exchanges": row.rounds, "bytes": row.bytes, "classifier": row.classifier}
+    return _figures(row.metrics) | kept
+
+
+# Tuned on the deals of seeds 100 and 101, which no row of the table uses; see the README.
+_FEDAVG_SILOS = replace(FedAvgPlan(), rounds=100, local_steps=2)
+_DP_FEDAVG = DpFedAvgPlan()
+_GREY = Scattering(scales=1, orientations=8, grid=4, local_grid=4)
+_GREY_28 = Scattering(scales=3, orientations=8, grid=4, local_grid=7)
+_COLOUR = ColourRings(bins=10, radii=(0.5, 1.0))
+
+METHODS = {
+    "ours": Method(
+        title="ours",
+        is_private=True,
+        is_federated=True,
+        settings=_factory_settings,
+        measure=_factory_measure,
+    ),
+    "dp-head": Method(
+        title="DP linear head",
+        is_private=True,
+        is_federated=True,
+        settings=_head_settings,
+        measure=_head,
+    ),
+    "dp-fedavg": Method(
+        title="DP-FedAvg",
+        is_private=True,
+        is_federated=True,
+        settings=_dp_fedavg_settings,
+        measure=_dp_fedavg,
+    ),
+    "fedavg-once": Method(
+        title="FedAvg once",
+        is_private=False,
+        is_federated=True,
+        settings=_once_settings,
+        measure=_once,
+    ),
+    "fedavg": Method(
+        title="FedAvg tuned",
+        is_private=False,
+        is_federated=True,
+        settings=_fedavg_settings,
+        measure=_fedavg,
+    ),
+    "centralized": Method(
+        title="centralized",
+        is_private=False,
+        is_federated=False,
+        settings=_centralized_settings,
+        measure=_centralized,
+    ),
+}
+
+
+def exists(method: str, epsilon: float | None) -> bool:
+    """Whether there is such a cell: without privacy DP-FedAvg is FedAvg, in a column of its own."""
+    return not (method == "dp-fedavg" and epsilon is None)
+
+
+def cpu_seconds(since: float) -> float:
+    """Return processor seconds of this process since `time.process_time()` gave `since`."""
+    return round(time.process_time() - since, 1)

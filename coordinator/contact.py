@@ -45,6 +45,7 @@ class News:
     consistency: tuple[bytes, ...]
     revocations: bytes
     certificate_revocations: bytes
+    authority_revocations: bytes
     signing_chain: bytes
     pseudonym_salt: bytes
     studies: tuple[StudyOffer, ...]
@@ -84,6 +85,7 @@ def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) 
             consistency=tuple(proofs.consistency(known_size)),
             revocations=revocations,
             certificate_revocations=certificate_revocations,
+            authority_revocations=issuance.authority_list(tx),
             signing_chain=signing_chain,
             pseudonym_salt=upkeep.salt_of(tx),
             studies=tuple(_studies(tx, site)),

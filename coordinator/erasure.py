@@ -28,6 +28,9 @@ class Erased:
 def erase_reviewer(coordinator: Coordinator, reviewer: str) -> Erased:
     """Delete every reason that a reviewer gave, each with its salt; erasing twice changes nothing.
 
+    Reasons are given for decisions on blueprints and for readmissions of sites; no other table
+    holds a person's words (`tests/coordinator/test_erasure.py` looks through all of the home).
+
     The identifier itself stands in signed manifests and records, and cannot leave them: choose
     identifiers that are no names.
 
@@ -35,7 +38,7 @@ def erase_reviewer(coordinator: Coordinator, reviewer: str) -> Erased:
         NotFoundError: nobody of this identifier decided anything or is named by a study.
         KitError: it is erased, but the journal of the database is in use; run it again.
     """
-    table = state.approvals
+    table, consents = state.approvals, state.readmissions
     own = table.c.reviewer == reviewer
     with coordinator.write() as tx:
         rows = tx.all(sa.select(table.c.salt).where(own))
@@ -46,11 +49,15 @@ def erase_reviewer(coordinator: Coordinator, reviewer: str) -> Erased:
                 f"no reviewer `{canonical.printable(reviewer)}`",
                 hint="see `coordinator study show`",
             )
+        held = {r.public_key for s in studies for r in s.reviewers if r.name == reviewer}
+        agreed = consents.c.reviewer_key.in_(held)
+        given = [*rows, *tx.all(sa.select(consents.c.salt).where(agreed))]
         tx.execute(sa.update(table).where(own).values(reason="", salt=b""))
+        tx.execute(sa.update(consents).where(agreed).values(reason="", salt=b""))
     coordinator.state.fold_journal()
     return Erased(
         reviewer=reviewer,
-        reasons_erased=sum(1 for row in rows if row.salt),
+        reasons_erased=sum(1 for row in given if row.salt),
         signed_records_that_name_them=len(rows),
         studies_that_name_them=tuple(sorted(naming)),
     )

@@ -26,7 +26,6 @@ from coordinator import (
     logbook,
     messages,
     metrics,
-    rekeying,
     releases,
     renewals,
     requests,
@@ -118,8 +117,7 @@ class _Exchange(stubs.ExchangeServicer):
         return pb.CosignReply()
 
     def Rekey(self, request: Any, site: str) -> Any:
-        chain = rekeying.rekey(self._coordinator, site, request.order, request.signing_chain)
-        return pb.RekeyReply(chain=chain)
+        return pb.RekeyReply(chain=requests.rekey(self._coordinator, site, request))
 
     def Renew(self, request: Any, site: str) -> Any:
         return pb.RenewReply(tls_chain=requests.renew(self._coordinator, site, request))

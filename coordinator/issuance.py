@@ -18,6 +18,7 @@ from coordinator.errors import NotFoundError
 from coordinator.state import Transaction
 from kit import canonical, clock
 from pki import certificates, crl
+from pki.certificates import Authority
 from pki.crl import Reason, Revoked
 
 if TYPE_CHECKING:
@@ -151,6 +152,39 @@ def listed(
         number=int(tx.get("crl_number") or 0),
         entries={int(row.serial, 16): _entry(row) for row in found},
     )
+
+
+def revoke_issuing(
+    coordinator: "Coordinator", tx: Transaction, root: Authority, *, replaced_by: Authority
+) -> bytes:
+    """Have the root list every certificate of issuing keys but the new one; returns the DER.
+
+    What they signed before, at a time that the log gives, stays valid: the entries are orderly. The
+    list holds as long as the root, which is not at hand to sign it again.
+    """
+    retired = {coordinator.issuing_certificate}
+    for row in tx.all(sa.select(state.certificates.c.chain).where(state.certificates.c.own)):
+        retired.update(certificates.from_pem(row.chain)[1:])
+    kept = authority_list(tx)
+    entries = dict(crl.RevocationList.read(kept).entries) if kept else {}
+    for each in retired:
+        is_ours = each.issuer == root.certificate.subject
+        if is_ours and each.public_key() != replaced_by.key.public_key():
+            entries.setdefault(
+                each.serial_number,
+                Revoked(serial=each.serial_number, since=tx.now, reason=Reason.superseded),
+            )
+    number = int(tx.get("authority_crl_number") or 0) + 1
+    until = root.certificate.not_valid_after_utc
+    made = crl.issue(root, entries.values(), number=number, now=tx.now, until=until)
+    tx.put("authority_crl_number", str(number))
+    tx.put("authority_crl", canonical.b64encode(made))
+    return made
+
+
+def authority_list(tx: Transaction) -> bytes:
+    """Return the root's list of revoked issuing CAs (DER); empty while there is none."""
+    return canonical.b64decode(tx.get("authority_crl") or "", limit=2 * crl.MAX_CRL_BYTES)
 
 
 def revocation_list(coordinator: "Coordinator") -> bytes:

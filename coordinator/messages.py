@@ -26,6 +26,7 @@ def contact_reply(news: News) -> Any:
         consistency=news.consistency,
         revocations=news.revocations,
         certificate_revocations=news.certificate_revocations,
+        authority_revocations=news.authority_revocations,
         signing_chain=news.signing_chain,
         pseudonym_salt=news.pseudonym_salt,
         studies=[

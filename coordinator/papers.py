@@ -106,6 +106,24 @@ def of(tx: Transaction, blueprint: str, kind: Paper) -> list[sa.Row[Any]]:
     return tx.all(sa.select(table).where(table.c.blueprint == blueprint, table.c.kind == kind))
 
 
+def has(tx: Transaction, envelope: bytes) -> bool:
+    """Say whether a paper was kept before: what it orders was done then, and once is enough."""
+    table = state.papers
+    digest = canonical.digest(envelope)
+    return tx.one(sa.select(table.c.digest).where(table.c.digest == digest)) is not None
+
+
+def was_withdrawn(tx: Transaction, blueprint: str, site: str) -> bool:
+    """Say whether a site took a blueprint back before it arrived here."""
+    table = state.certificates
+    for row in of(tx, blueprint, Paper.WITHDRAWAL):
+        signer = canonical.decode(row.envelope)["signatures"][0]["keyid"]
+        held = (table.c.fingerprint == signer) & (table.c.holder == site)
+        if tx.one(sa.select(table.c.fingerprint).where(held)) is not None:
+            return True
+    return False
+
+
 def logged(tx: Transaction, blueprint: str) -> dict[str, str]:
     """Return what the log says of a received blueprint's approval: the record and whose key."""
     details = {}

@@ -39,6 +39,7 @@ def readmit(
         NotAllowedError: the key is no reviewer's of an open study.
     """
     public = keys.public_bytes(reviewer_key)
+    reason = canonical.printable(reason, width=MAX_REASON_CHARACTERS)
     with coordinator.write() as tx:
         last = issuance.newest(tx, site, issuance.SIGNING)
         if last is None:
@@ -52,7 +53,7 @@ def readmit(
             federation=coordinator.config.federation,
             site=site,
             previous=last.fingerprint,
-            reason_commitment=approval.commitment(reason[:MAX_REASON_CHARACTERS], salt),
+            reason_commitment=approval.commitment(reason, salt),
             time=clock.rfc3339(tx.now),
         )
         envelope = record.sign(reviewer_key)

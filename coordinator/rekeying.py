@@ -9,6 +9,7 @@ Invariants:
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError
 from coordinator.state import Transaction
 from federation.auditlog.events import Kind
-from federation.rekey import MAX_CHAIN_BYTES, Rekey, Usage
+from federation.rekey import MAX_AGE, MAX_CHAIN_BYTES, Rekey, Usage
 from kit import canonical
 from kit.errors import LimitError
 from pki import certificates, identity, verification
@@ -58,7 +59,14 @@ def renew(coordinator: Coordinator, site: str, tls_request: bytes) -> bytes:
     return chain
 
 
-def rekey(coordinator: Coordinator, site: str, envelope: bytes, signing_chain: bytes) -> bytes:
+def rekey(
+    coordinator: Coordinator,
+    site: str,
+    envelope: bytes,
+    signing_chain: bytes,
+    *,
+    oldest: timedelta = MAX_AGE,
+) -> bytes:
     """Carry out an order signed with a site's present signing key; returns the new chain (PEM).
 
     Raises:
@@ -78,6 +86,7 @@ def rekey(coordinator: Coordinator, site: str, envelope: bytes, signing_chain: b
             root=anchor.root,
             now=tx.now,
             revocations=authorities.revocations(coordinator, tx, anchor, chain),
+            oldest=oldest,
         )
         done = _already_done(tx, row, order)
         if done is not None:

@@ -11,7 +11,7 @@ from coordinator import issuance
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from federation.auditlog.events import Kind
-from kit import clock
+from kit import canonical, clock
 from kit.files import exclusive, os_errors, write_atomic
 from pki import certificates, keys, lifetimes
 from pki.certificates import Authority
@@ -78,7 +78,9 @@ def renew_documents(coordinator: Coordinator, *, compromised: bool = False) -> R
 def renew_issuing(coordinator: Coordinator, root_key: Path, *, new_key: bool = False) -> Renewed:
     """Have the root sign the issuing CA anew, and the document-signing certificate under it.
 
-    Leaves that were issued before stay valid under the certificate they came with.
+    Sites' leaves that were issued before stay good: the registry knows each of them. With a new key
+    every certificate of the old one goes on a list that the root signs and the log names: whoever
+    holds the old key makes nothing that a site believes.
 
     Raises:
         IdentityError: the file is not the key of this federation's root.
@@ -101,7 +103,11 @@ def renew_issuing(coordinator: Coordinator, root_key: Path, *, new_key: bool = F
             keys.save(coordinator.home.key("issuing-next.key"), made.key)
         fingerprint = certificates.fingerprint(made.certificate)
         with coordinator.write() as tx:
-            tx.record(Kind.ISSUING_RENEWED, fingerprint)
+            details = {}
+            if new_key:
+                made_list = issuance.revoke_issuing(coordinator, tx, root, replaced_by=made)
+                details["revocations"] = canonical.digest(made_list)
+            tx.record(Kind.ISSUING_RENEWED, fingerprint, **details)
         write_atomic(
             coordinator.home.certificate("issuing.pem"), certificates.pem(made.certificate)
         )

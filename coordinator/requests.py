@@ -11,6 +11,7 @@ from coordinator import logbook, papers, rekeying, revocation, submissions
 from coordinator.contact import News
 from coordinator.context import Coordinator
 from coordinator.submissions import Progress
+from federation.rekey import MAX_AGE
 from pki import certificates
 
 
@@ -29,6 +30,14 @@ def cosign(
 def renew(coordinator: Coordinator, site: str, request: Any) -> bytes:
     """Take `RenewRequest`; raises as `coordinator.rekeying.renew`."""
     return rekeying.renew(coordinator, site, request.tls_request)
+
+
+def rekey(
+    coordinator: Coordinator, site: str, request: Any, *, oldest: timedelta = MAX_AGE
+) -> bytes:
+    """Take `RekeyRequest`; raises as `coordinator.rekeying.rekey`."""
+    order, chain = request.order, request.signing_chain
+    return rekeying.rekey(coordinator, site, order, chain, oldest=oldest)
 
 
 def begin(coordinator: Coordinator, site: str, request: Any) -> Progress:

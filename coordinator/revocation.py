@@ -15,6 +15,7 @@ from cryptography import x509
 from coordinator import (
     authorities,
     leftovers,
+    logbook,
     papers,
     payloads,
     recipients,
@@ -110,6 +111,9 @@ def withdraw(
 ) -> str:
     """Revoke a site's own blueprint on its signed word, or undo that; returns its digest.
 
+    An order is carried out once: one that comes again, as with a file that is imported twice,
+    changes nothing. One for a blueprint that is not here keeps it from being taken in later.
+
     Raises:
         FormatError: the order is off, or not signed by this site (A3).
         NotAllowedError: the blueprint is another site's, or the certificate not the current one.
@@ -135,19 +139,62 @@ def withdraw(
         site_row = registry.active_site(tx, site)
         rekeying.check_signer(site_row, chain)
         rekeying.settle_signer(tx, site_row, certificates.fingerprint(chain[0]))
-        row = reviews.find(tx, order.blueprint)
-        if row.site != site or row.study_digest != order.study_digest:
-            raise NotAllowedError("this site has no such blueprint")
-        pem = certificates.pem(*chain)
-        if is_undo:
-            restoration.put_back(tx, row, actor=site_row.pseudonym, order=envelope)
-            papers.keep(tx, row.digest, papers.Paper.RESTORATION, envelope, chain=pem)
-        elif row.state != BlueprintState.REVOKED:
-            _check_revocable(row)
-            _take_out(coordinator, tx, row, actor=site_row.pseudonym, order=envelope)
-            papers.keep(tx, row.digest, papers.Paper.WITHDRAWAL, envelope, chain=pem)
+        act = _put_back if is_undo else _take_back
+        if not papers.has(tx, envelope) and act(coordinator, tx, site_row, order, envelope):
+            kind = papers.Paper.RESTORATION if is_undo else papers.Paper.WITHDRAWAL
+            papers.keep(tx, order.blueprint, kind, envelope, chain=certificates.pem(*chain))
     destroy_due(coordinator)
     return order.blueprint
+
+
+def _put_back(
+    coordinator: Coordinator,
+    tx: Transaction,
+    site: sa.Row[Any],
+    order: Withdrawal,
+    envelope: bytes,
+) -> bool:
+    row = reviews.find(tx, order.blueprint)
+    _check_own(row, site, order)
+    restoration.put_back(tx, row, actor=site.pseudonym, order=envelope)
+    return True
+
+
+def _take_back(
+    coordinator: Coordinator,
+    tx: Transaction,
+    site: sa.Row[Any],
+    order: Withdrawal,
+    envelope: bytes,
+) -> bool:
+    """Carry a withdrawal out; says whether there was anything to do."""
+    table = state.blueprints
+    row = tx.one(sa.select(table).where(table.c.digest == order.blueprint))
+    if row is not None:
+        _check_own(row, site, order)
+    if row is None or row.state == BlueprintState.RECEIVING:
+        logbook.charge(tx, site.id)  # an order costs as much as the entry that it stands for
+        staging.give_up(coordinator, tx, order.blueprint)
+    elif row.state != BlueprintState.REVOKED:
+        _check_revocable(row)
+        _take_out(coordinator, tx, row, actor=site.pseudonym, order=envelope)
+    else:
+        return False
+    return True
+
+
+def _check_own(row: sa.Row[Any], site: sa.Row[Any], order: Withdrawal) -> None:
+    if (row.site, row.study_digest) != (site.id, order.study_digest):
+        raise NotAllowedError("this site has no such blueprint")
+
+
+def ordered(envelope: bytes) -> Withdrawal:
+    """Return what an order says, whoever signed it.
+
+    Raises:
+        FormatError: it is none.
+    """
+    return Withdrawal.from_bytes(dsse.parse(envelope, _kind_of(envelope)).payload)
 
 
 def _kind_of(envelope: bytes) -> str:

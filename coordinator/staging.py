@@ -20,6 +20,15 @@ from kit import clock
 _RECEIVING, _ACTIVE = "receiving", "active"
 
 
+def give_up(coordinator: Coordinator, tx: Transaction, digest: str) -> None:
+    """Drop an upload that its site does not want to finish; nothing happens if there is none."""
+    table = state.blueprints
+    is_open = (table.c.digest == digest) & (table.c.state == _RECEIVING)
+    if tx.execute(sa.delete(table).where(is_open)).rowcount:
+        papers.forget(tx, digest)
+        uploads.drop(coordinator, digest)
+
+
 def drop_dead(coordinator: Coordinator) -> int:
     """Drop every upload that cannot become `received`; returns how many there were."""
     with coordinator.state.read() as tx:

@@ -5,9 +5,9 @@ before enrolment, the site's registered document-signing certificate after it. W
 goes through the same services as a call, so its checks, log entries and states are the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from coordinator import (
     logbook,
     messages,
     registry,
+    rekeying,
     releases,
     requests,
+    revocation,
     submissions,
 )
 from coordinator import contact as contacts
 from coordinator.context import Coordinator
-from coordinator.errors import NotAllowedError, StateError
+from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.intake import supervisor
 from coordinator.state import SERVE_LOCK
 from federation import dsse
@@ -43,14 +45,22 @@ from kit.files import exclusive
 from pki import certificates, enrolment, identity, keys
 from protos import exchange_pb2 as pb
 
-# A witness's word travels as long as the file around it.
-COSIGNATURE_AGE = timedelta(days=rules.MAX_VALIDITY_DAYS)
+# What is signed inside a file is as old as the file around it.
+WORD_AGE = timedelta(days=rules.MAX_VALIDITY_DAYS)
+NOT_HERE = "not here"
 _RENEWED = "stick-renewal"  # per site: the number of the last file whose renewal was done
+_RENEWALS = {rules.RENEW: "tls", rules.REKEY: "signing"}
+_ENDED = (submissions.BlueprintState.REFUSED, submissions.BlueprintState.REJECTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What a file brought, and where its sender stands now."""
+    """What a file brought, and where its sender stands now.
+
+    Attributes:
+        orders: per blueprint that the site took back, or put back, its state now.
+        renewed: which of the site's certificates were renewed, as `tls` and `signing`.
+    """
 
     site: str
     kind: str
@@ -58,8 +68,8 @@ class Imported:
     blueprint: str | None = None
     state: str | None = None
     reason: str | None = None
-    withdrawn: str | None = None
-    renewed: bool = False
+    orders: Mapping[str, str] = field(default_factory=dict)
+    renewed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,7 @@ def import_file(coordinator: Coordinator, path: Path) -> Imported:
         if index.kind is Kind.ENROLMENT_REQUEST:
             return _enrol(coordinator, stick)
         _check_signer(coordinator, stick)
+        _settle_signer(coordinator, stick)
         return _take(coordinator, stick)
 
 
@@ -134,23 +145,51 @@ def _check_signer(coordinator: Coordinator, stick: Stick) -> None:
         )
 
 
+def _settle_signer(coordinator: Coordinator, stick: Stick) -> None:
+    """Note that a renewed signing certificate is in use: the one before it is superseded now."""
+    [leaf, *_] = certificates.from_pem(stick.read(rules.CHAIN))
+    with coordinator.write() as tx:
+        row = registry.active_site(tx, stick.index.site)
+        rekeying.settle_signer(tx, row, certificates.fingerprint(leaf))
+
+
 def _take(coordinator: Coordinator, stick: Stick) -> Imported:
     """Do what a signed file asks for, in the order in which a site would call."""
-    site, result = stick.index.site, {}
+    site = stick.index.site
+    result: dict[str, str] = {}
     requests.contact(coordinator, site, _message(pb.ContactRequest, stick.read(rules.CONTACT)))
     if stick.has(rules.COSIGN):
         word = _message(pb.CosignRequest, stick.read(rules.COSIGN))
-        requests.cosign(coordinator, site, word, oldest=COSIGNATURE_AGE)
-    if stick.has(rules.WITHDRAW):
-        asked = _message(pb.WithdrawRequest, stick.read(rules.WITHDRAW))
-        result["withdrawn"] = requests.withdraw(coordinator, site, asked)
+        requests.cosign(coordinator, site, word, oldest=WORD_AGE)
+    orders = [_withdraw(coordinator, stick, part.name) for part in stick.index.orders]
     if stick.has(rules.BEGIN):
         digest = _receive(coordinator, stick)
         _take_in(coordinator)
         status = submissions.one_status(coordinator, site, digest)
         result |= {"blueprint": digest, "state": status.state, "reason": status.reason}
-    renewed = stick.has(rules.RENEW) and _renew(coordinator, stick)
-    return replace(_imported(coordinator, stick.index), renewed=renewed, **result)
+    standing = {digest: _state_of(coordinator, site, digest) for digest in orders}
+    renewed = _renew(coordinator, stick)
+    found = _imported(coordinator, stick.index)
+    return replace(found, orders=standing, renewed=renewed, **result)
+
+
+def _withdraw(coordinator: Coordinator, stick: Stick, part: str) -> str:
+    """Carry out one order; what ended in another way meanwhile needs none."""
+    asked = _message(pb.WithdrawRequest, stick.read(part))
+    try:
+        return requests.withdraw(coordinator, stick.index.site, asked)
+    except StateError:
+        digest = revocation.ordered(asked.envelope).blueprint
+        if _state_of(coordinator, stick.index.site, digest) not in _ENDED:
+            raise
+        return digest
+
+
+def _state_of(coordinator: Coordinator, site: str, digest: str) -> str:
+    try:
+        return submissions.one_status(coordinator, site, digest).state
+    except NotFoundError:
+        return NOT_HERE
 
 
 def _receive(coordinator: Coordinator, stick: Stick) -> str:
@@ -183,22 +222,27 @@ def _take_in(coordinator: Coordinator) -> None:
         supervisor.run_waiting(coordinator)
 
 
-def _renew(coordinator: Coordinator, stick: Stick) -> bool:
-    """Renew a certificate once per file, and for no file older than the last.
+def _renew(coordinator: Coordinator, stick: Stick) -> tuple[str, ...]:
+    """Renew certificates once per file, and for no file older than the last.
 
     A stolen old key with its old request must not become a certificate again.
     """
     site, number = stick.index.site, stick.index.number
-    name = f"{_RENEWED}/{site}"
+    asked = [name for name in (rules.RENEW, rules.REKEY) if stick.has(name)]
+    last_of = f"{_RENEWED}/{site}"
     with coordinator.state.read() as tx:
-        last = int(tx.get(name) or 0)
-    if number <= last:
-        return False
-    request = _message(pb.RenewRequest, stick.read(rules.RENEW))
-    requests.renew(coordinator, site, request)
+        last = int(tx.get(last_of) or 0)
+    if number <= last or not asked:
+        return ()
+    if rules.RENEW in asked:
+        request = _message(pb.RenewRequest, stick.read(rules.RENEW))
+        requests.renew(coordinator, site, request)
+    if rules.REKEY in asked:
+        order = _message(pb.RekeyRequest, stick.read(rules.REKEY))
+        requests.rekey(coordinator, site, order, oldest=WORD_AGE)
     with coordinator.write() as tx:
-        tx.put(name, str(number))
-    return True
+        tx.put(last_of, str(number))
+    return tuple(_RENEWALS[name] for name in asked)
 
 
 def _imported(coordinator: Coordinator, index: Index) -> Imported:

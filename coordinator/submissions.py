@@ -116,6 +116,10 @@ def begin(
             envelope_rules.check_again(
                 statement, _expectations(coordinator, tx, site, study_digest, chain)
             )
+            if papers.was_withdrawn(tx, statement.digest, site):
+                raise NotAllowedError(
+                    f"the site withdrew blueprint `{statement.digest[:16]}` before it arrived"
+                )
             signed_by = statement.context.sender_cert
             rekeying.settle_signer(tx, registry.active_site(tx, site), signed_by)
             _check_single(tx, site, study_digest)

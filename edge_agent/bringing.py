@@ -26,6 +26,22 @@ def pair(chain: Path | None, key: Path | None, *, what: str) -> Brought | None:
     return Brought(chain=chain, key=key)
 
 
+def check(home: Home, is_brought: bool) -> None:
+    """Let a site bring files if it has an authority of its own, and no other.
+
+    Raises:
+        KitError: it is the other way round.
+    """
+    own = home.config.own_authority
+    if own != is_brought:
+        raise KitError(
+            "this site's certificates come from its own authority"
+            if own
+            else "this site's certificates come from the federation's authority",
+            hint="give the new files" if own else "run `edge-agent renew` without files",
+        )
+
+
 def renew(
     home: Home, *, tls: Brought | None, signing: Brought | None, reclaim: bool, now: datetime
 ) -> None:
@@ -34,14 +50,8 @@ def renew(
     Raises:
         KitError: a file is not for this site, or the coordinator refuses.
     """
+    check(home, bool(tls or signing))
     own = home.config.own_authority
-    if own != bool(tls or signing):
-        raise KitError(
-            "this site's certificates come from its own authority"
-            if own
-            else "this site's certificates come from the federation's authority",
-            hint="give the new files" if own else "run `edge-agent renew` without files",
-        )
     if tls is not None:
         renewal.put_brought_tls(home, tls, now=now)
     with Exchange.open(home) as exchange:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent import acts, copies, mirror, outbox, renewal, trust
+from edge_agent import copies, mirror, outbox, renewal, trust
 from edge_agent.alarms import look
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
@@ -14,14 +14,12 @@ from edge_agent.witness import EXPLAIN, LogView, Milestone
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size
 from federation.auditlog.events import Event, Kind
 from federation.auditlog.history import Alarm
-from kit import canonical, clock, door
+from kit import clock, door
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
-from pki import certificates, keys, lifetimes, verification
-from pki.crl import MAX_CRL_BYTES, RevocationList
-from pki.errors import IdentityError
+from pki import keys
+from pki.crl import MAX_CRL_BYTES, RevocationList, RevocationLists
 
-_MAX_PEM_BYTES = 64 << 10
 # A release is shown with all its entries; its own rules say what must not be missing.
 _RELEASE_KINDS = (Kind.RELEASE_PUBLISHED, Kind.RELEASE_WITHDRAWN)
 
@@ -118,8 +116,6 @@ def contact(home: Home, exchange: Exchange, *, before: Before | None = None) -> 
     trust.check_clock(before.trust, now)
     news = ask(exchange, before)
     world = take(home, news, before=before, now=now)
-    for alarm in alarms(world.log, now=now):
-        door.note(f"alarm: {alarm_words(alarm)}")
     line = cosignature(home, world, now=now)
     if line is not None:
         exchange.cosign(world.trust.size, line)
@@ -169,6 +165,8 @@ def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
         _keep(home, world, held=min(len(before.leaves), news.first_leaf))
         look(home, world)
     home.reserve.hold()
+    for alarm in alarms(world.log, now=now):
+        door.note(f"alarm: {alarm_words(alarm)}")
     return world
 
 
@@ -215,6 +213,20 @@ def revoked_certificates(home: Home) -> RevocationList | None:
     return RevocationList.read(read_limited(path, limit=MAX_CRL_BYTES, what="revocation list"))
 
 
+def revocations(home: Home) -> RevocationLists:
+    """Return every kept list of revoked certificates: the issuing CA's, and the root's if any.
+
+    Raises:
+        IdentityError: a kept file is damaged.
+    """
+    found = [revoked_certificates(home)]
+    path = home.authority_revocations
+    if path.is_file():
+        data = read_limited(path, limit=MAX_CRL_BYTES, what="revocation list of the root")
+        found.append(RevocationList.read(data))
+    return RevocationLists(tuple(each for each in found if each is not None))
+
+
 def _check_none_vanished(home: Home, world: World) -> None:
     """Want every entry that was ever proved to this site, in its place, and what became of it.
 
@@ -250,6 +262,8 @@ def _keep(home: Home, world: World, *, held: int) -> None:
     _purge_outbox(home, world)
     mirror.store(home.log_copy, held, world.log.leaves)
     write_atomic(home.certificate_revocations, world.certificate_revocations)
+    if world.authority_revocations:
+        write_atomic(home.authority_revocations, world.authority_revocations)
     write_atomic(home.trust, world.trust.to_bytes())
 
 
@@ -288,50 +302,3 @@ def _purge_outbox(home: Home, world: World) -> None:
     # What was refused may be sealed again: those weights were never taken in.
     given_back = {s.digest for s in world.blueprints if s.state in ("revoked", "rejected")}
     copies.purge(home, ended=given_back, closed=closed)
-
-
-def renewal_request(home: Home, now: datetime) -> bytes | None:
-    """Return the request for a fresh TLS certificate if one is due, for an answer by post.
-
-    Its key is kept until the answer comes; asking again asks for the same key.
-    """
-    leaf = certificates.from_pem(_tls_chain(home))[0]
-    if home.config.own_authority or now < lifetimes.renewal_due(leaf):
-        return None
-    if not home.next_tls_key.is_file():
-        keys.save(home.next_tls_key, keys.successor_tls(home.key("tls.key")))
-    request = certificates.request(keys.load_tls(home.next_tls_key))
-    acts.note(home, canonical.digest(request))
-    return request
-
-
-def keep_certificates(
-    home: Home, *, tls_chain: bytes, signing_chain: bytes, issued: datetime
-) -> None:
-    """Keep the certificates that came by post, if they are for keys that are here.
-
-    A TLS certificate lives for days: it must hold when it was sent, and may be over on arrival.
-
-    Raises:
-        IdentityError: they do not prove this site.
-    """
-    if home.config.own_authority:
-        return  # this site renews them itself
-    root = certificates.from_der(home.pins.root_der)
-    tls, signing = certificates.from_pem(tls_chain), certificates.from_pem(signing_chain)
-    if (
-        verification.verify_tls_client(tls, root=root, now=issued) != home.identity
-        or verification.verify_signing(signing, root=root, now=issued) != home.identity
-    ):
-        raise IdentityError("the coordinator sent certificates of another site")
-    own_signing = keys.load_signing(home.key("signing.key")).public_key()
-    if signing[0].public_key() == own_signing:
-        write_atomic(home.signing_chain, signing_chain)
-    held = [path for path in (home.key("tls.key"), home.next_tls_key) if path.is_file()]
-    if tls[0].public_key() in [keys.load_tls(path).public_key() for path in held]:
-        write_atomic(home.tls_chain, tls_chain)
-        home.settle_tls_key(tls[0].public_key())
-
-
-def _tls_chain(home: Home) -> bytes:
-    return read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")

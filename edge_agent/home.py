@@ -192,6 +192,11 @@ class Home:
         """The newest list of revoked certificates (DER) that the coordinator has proved."""
         return self.path / "state" / "certificates.crl"
 
+    @property
+    def authority_revocations(self) -> Path:
+        """The root's newest list of revoked issuing CAs (DER), if it ever revoked one."""
+        return self.path / "state" / "authorities.crl"
+
     def study_file(self, study: str, kind: str) -> Path:
         """Return the path of a study's signed document (`manifest` or `recipient`)."""
         name = canonical.name(study, what="study id")

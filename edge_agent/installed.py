@@ -208,7 +208,7 @@ def _open(home: Home, digest: str) -> Installed:
     envelope = home.read(folder / ENVELOPE, "release statement")
     chain = home.read(folder / CHAIN, "certificate")
     created = _claimed_time(envelope)
-    revoked = contact.revoked_certificates(home)
+    revoked = contact.revocations(home)
     kind = documents.RELEASE_TYPE
     payload = trust.open_document(envelope, kind, chain, home.pins, created, revoked)
     release = Release.from_bytes(payload)

@@ -67,6 +67,11 @@ _APPEND_ONLY = (
 )
 
 
+def pseudonym(secret: bytes, unit: str) -> bytes:
+    """Return the keyed hash by which a ledger under `secret` knows a unit."""
+    return hmac.digest(secret, b"privacy ledger: unit\0" + unit.encode(), hashlib.sha256)
+
+
 class Reservation:
     """A run's right to take steps: what the training loop charges."""
 
@@ -421,10 +426,7 @@ class Ledger:
     def _pseudonyms(self, units: Collection[str]) -> list[bytes]:
         if not units:
             raise RuntimeError("an account is asked for at least one unit")
-        return sorted(
-            hmac.digest(self._secret, b"privacy ledger: unit\0" + unit.encode(), hashlib.sha256)
-            for unit in set(units)
-        )
+        return sorted(pseudonym(self._secret, unit) for unit in set(units))
 
     def _histories(self, names: list[bytes]) -> set[frozenset[str]]:
         """Return the distinct sets of runs that the units took part in."""

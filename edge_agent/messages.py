@@ -69,6 +69,7 @@ def news(reply: Any) -> News:
         consistency=tuple(reply.consistency),
         revocations=reply.revocations,
         certificate_revocations=reply.certificate_revocations,
+        authority_revocations=reply.authority_revocations,
         signing_chain=reply.signing_chain,
         pseudonym_salt=reply.pseudonym_salt,
         studies=tuple(

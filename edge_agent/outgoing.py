@@ -46,6 +46,7 @@ def of_run(home: Home, run: str) -> Outgoing:
         KitError: there is no finished run of this name.
     """
     folder = home.run(run)
+    runs.require_not_erased(folder, run)
     if not is_finished(home, run):
         raise KitError(f"run `{run}` is not finished", hint="run `edge-agent train` to its end")
     options = runs.read_json(folder / OPTIONS)

@@ -4,9 +4,11 @@ A renewal may die anywhere. The next key waits beside the present one until its 
 place, and the same key asks again: the coordinator answers with the same certificate.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
@@ -18,6 +20,7 @@ from kit import canonical, clock
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import certificates, keys, lifetimes, verification
+from pki.errors import IdentityError
 
 _MAX_PEM_BYTES = 64 << 10
 
@@ -66,8 +69,8 @@ def reclaim_tls(home: Home, exchange: Exchange, now: datetime) -> None:
     The first use of the new one takes every other TLS certificate of this site out of use.
     """
     key = keys.successor_tls(home.key("tls.key"))
-    fresh = _order(home, exchange, Usage.TLS, certificates.request(key), now)
-    _put_tls(home, fresh, key, now)
+    order = _order(home, Usage.TLS, certificates.request(key), now)
+    _put_tls(home, exchange.rekey(order, _present(home)), key, now)
 
 
 def _put_tls(home: Home, fresh: bytes, key: keys.TlsKey, now: datetime) -> None:
@@ -89,14 +92,8 @@ def renew_signing(
     Raises:
         KitError: the coordinator refuses, or answers with another certificate than asked for.
     """
-    if brought is not None:
-        keys.save(home.next_signing_key, keys.load_signing(brought.key))
-    if not home.next_signing_key.is_file():
-        keys.save(home.next_signing_key, keys.successor_signing(home.key("signing.key")))
-    key = keys.load_signing(home.next_signing_key)
-    chain = brought.chain.read_bytes() if brought is not None else b""
-    fresh = _order(home, exchange, Usage.SIGNING, certificates.request(key), now, chain=chain)
-    found = certificates.from_pem(fresh)
+    fresh = exchange.rekey(signing_order(home, now, brought=brought), _present(home))
+    key, found = keys.load_signing(home.next_signing_key), certificates.from_pem(fresh)
     if found[0].public_key() != key.public_key():
         raise KitError("the coordinator renewed the signing certificate for another key")
     if not home.config.own_authority:
@@ -107,15 +104,21 @@ def renew_signing(
     home.settle_signing_key(found[0].public_key())
 
 
-def _order(
-    home: Home,
-    exchange: Exchange,
-    usage: Usage,
-    request: bytes,
-    now: datetime,
-    *,
-    chain: bytes = b"",
-) -> bytes:
+def signing_order(home: Home, now: datetime, *, brought: Brought | None = None) -> bytes:
+    """Return the order for the next signing key, signed with the present one.
+
+    That key is kept until its certificate comes; asking again asks for the same key.
+    """
+    if brought is not None:
+        keys.save(home.next_signing_key, keys.load_signing(brought.key))
+    if not home.next_signing_key.is_file():
+        keys.save(home.next_signing_key, keys.successor_signing(home.key("signing.key")))
+    request = certificates.request(keys.load_signing(home.next_signing_key))
+    chain = brought.chain.read_bytes() if brought is not None else b""
+    return _order(home, Usage.SIGNING, request, now, chain=chain)
+
+
+def _order(home: Home, usage: Usage, request: bytes, now: datetime, *, chain: bytes = b"") -> bytes:
     present = _chain(home.signing_chain)
     order = Rekey(
         site=home.config.site,
@@ -126,8 +129,75 @@ def _order(
         time=clock.rfc3339(now),
     )
     acts.note(home, canonical.digest(request))
-    envelope = order.sign(keys.load_signing(home.key("signing.key")), present[0])
-    return exchange.rekey(envelope, certificates.pem(*present))
+    return order.sign(keys.load_signing(home.key("signing.key")), present[0])
+
+
+def _present(home: Home) -> bytes:
+    return certificates.pem(*_chain(home.signing_chain))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked for by post: a TLS request, an order for a signing key, or None of either."""
+
+    tls_request: bytes | None
+    signing_order: bytes | None
+
+
+def ask_by_post(
+    home: Home, now: datetime, *, early: bool = False, brought: Brought | None = None
+) -> Asked:
+    """Return what to ask for where the answer comes by post: what is due, or all if `early`.
+
+    The keys are kept until the answer comes; asking again asks for the same ones. A site with an
+    authority of its own asks for nothing but the signing certificate that it `brought`.
+    """
+    own = home.config.own_authority
+    is_due = {
+        name: not own and (early or now >= lifetimes.renewal_due(_chain(path)[0]))
+        for name, path in (("tls", home.tls_chain), ("signing", home.signing_chain))
+    }
+    request = None
+    if is_due["tls"]:
+        if not home.next_tls_key.is_file():
+            keys.save(home.next_tls_key, keys.successor_tls(home.key("tls.key")))
+        request = certificates.request(keys.load_tls(home.next_tls_key))
+        acts.note(home, canonical.digest(request))
+    wants_signing = is_due["signing"] or brought is not None
+    return Asked(
+        tls_request=request,
+        signing_order=signing_order(home, now, brought=brought) if wants_signing else None,
+    )
+
+
+def keep_posted(home: Home, *, tls_chain: bytes, signing_chain: bytes, issued: datetime) -> None:
+    """Keep the certificates that came by post, if they are for keys that are here.
+
+    A TLS certificate lives for days: it must hold when it was sent, and may be over on arrival. Of
+    a site with an authority of its own only the signing certificate is taken that it asked for.
+
+    Raises:
+        IdentityError: they do not prove this site.
+    """
+    tls, signing = certificates.from_pem(tls_chain), certificates.from_pem(signing_chain)
+    if not home.config.own_authority:
+        root = certificates.from_der(home.pins.root_der)
+        if (
+            verification.verify_tls_client(tls, root=root, now=issued) != home.identity
+            or verification.verify_signing(signing, root=root, now=issued) != home.identity
+        ):
+            raise IdentityError("the coordinator sent certificates of another site")
+        if tls[0].public_key() in _held(keys.load_tls, home.key("tls.key"), home.next_tls_key):
+            write_atomic(home.tls_chain, tls_chain)
+            home.settle_tls_key(tls[0].public_key())
+    present = () if home.config.own_authority else (home.key("signing.key"),)
+    if signing[0].public_key() in _held(keys.load_signing, *present, home.next_signing_key):
+        write_atomic(home.signing_chain, signing_chain)
+        home.settle_signing_key(signing[0].public_key())
+
+
+def _held(load: Callable[[Path], Any], *paths: Path) -> list[object]:
+    return [load(path).public_key() for path in paths if path.is_file()]
 
 
 def put_brought_tls(home: Home, brought: Brought, *, now: datetime) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_agent import ledger_mark
+from edge_agent.erased import Erased
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
-from edge_agent.training.folder import ARCHITECTURE, OPTIONS, WEIGHTS
+from edge_agent.training.folder import ARCHITECTURE, ERASED, OPTIONS, WEIGHTS
 from federation.study import Study
 from kit import canonical
 from kit.errors import KitError
@@ -102,10 +103,13 @@ def train(
 
     study = home.study(request.study)
     _check_privacy_choice(study, request)
-    cohort, report = load_cohort(request.data, study, request.labels)
+    folder = home.run(request.run)
+    require_not_erased(folder, request.run)
+    gone = Erased(home)
+    cohort, report = load_cohort(request.data, study, request.labels, is_erased=gone.covers)
+    gone.add(*report.erased_images)
     for line in report.lines():
         tell(line)
-    folder = home.run(request.run)
     run_id = _run_id(folder, request.run)
     _write_json(folder / DATA_REPORT, report.to_table())
     preset = request.preset or study.architectures[0].preset
@@ -144,6 +148,19 @@ def train(
         gate_passed=passed,
         was_finished=result.was_finished,
     )
+
+
+def require_not_erased(folder: Path, run: str) -> None:
+    """Refuse a run that was emptied because a patient in it was erased.
+
+    Raises:
+        KitError: it was.
+    """
+    if (folder / ERASED).is_file():
+        raise KitError(
+            f"run `{run}` was erased with a patient who was in it; nothing is left of it",
+            hint="train a new run with --run NAME: it leaves the patient out",
+        )
 
 
 def _check_privacy_choice(study: Study, request: Request) -> None:

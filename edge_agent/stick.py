@@ -8,24 +8,40 @@ Invariants:
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from google.protobuf.message import DecodeError
 
-from edge_agent import contact, installed, messages, outbound, outbox, submission, trust, withdrawal
+from edge_agent import (
+    bringing,
+    contact,
+    erasure,
+    installed,
+    messages,
+    outbound,
+    outbox,
+    renewal,
+    shipments,
+    submission,
+    trust,
+    withdrawal,
+)
 from edge_agent.enrolment import Enrolled, Request, settle
+from edge_agent.erasure import Erasure
 from edge_agent.errors import TrustError
 from edge_agent.home import Home
 from edge_agent.installed import Source
 from edge_agent.messages import EnrolReply
+from edge_agent.renewal import Brought
 from edge_agent.trust import News, Trust, World
 from federation import dsse
 from federation.auditlog import merkle
-from federation.release.statement import sign
+from federation.release.statement import RESTORATION_TYPE, WITHDRAWAL_TYPE, sign
 from federation.stick import index as rules
 from federation.stick import medium
 from federation.stick.index import Index, Kind
@@ -34,6 +50,7 @@ from kit import canonical, clock
 from kit.errors import FormatError, KitError
 from kit.files import write_atomic
 from pki import certificates, enrolment, keys
+from pki.crl import RevocationLists
 from pki.enrolment import Pins
 from protos import exchange_pb2 as pb
 
@@ -119,10 +136,7 @@ def write(home: Home, path: Path, *, now: datetime, asks: Mapping[str, Content])
     line = _cosignature(home, now) if size else None
     if line is not None:
         contents[rules.COSIGN] = _bytes(pb.CosignRequest(size=size, signature=line))
-    renewal = contact.renewal_request(home, now)
-    if renewal is not None:
-        contents[rules.RENEW] = _bytes(pb.RenewRequest(tls_request=renewal))
-    contents |= asks
+    contents |= _renewals(renewal.ask_by_post(home, now), chain) | dict(asks)
     index = Index(
         kind=Kind.TO_COORDINATOR,
         federation=home.config.federation,
@@ -137,6 +151,33 @@ def write(home: Home, path: Path, *, now: datetime, asks: Mapping[str, Content])
         path, index, contents, sign=lambda data: sign(data, rules.PAYLOAD_TYPE, key, chain[0])
     )
     return _written(path, index, length)
+
+
+def _renewals(asked: renewal.Asked, chain: tuple[x509.Certificate, ...]) -> dict[str, Content]:
+    contents: dict[str, Content] = {}
+    if asked.tls_request is not None:
+        contents[rules.RENEW] = _bytes(pb.RenewRequest(tls_request=asked.tls_request))
+    if asked.signing_order is not None:
+        order, present = asked.signing_order, certificates.pem(*chain)
+        contents[rules.REKEY] = _bytes(pb.RekeyRequest(order=order, signing_chain=present))
+    return contents
+
+
+def renew(home: Home, path: Path, *, signing: Brought | None, now: datetime) -> Written:
+    """Write a request for new certificates before they are due; the next key waits for the answer.
+
+    Args:
+        home: the site's.
+        path: the file to write.
+        signing: the signing certificate of the site's own authority, where it has one.
+        now: the time.
+
+    Raises:
+        KitError: a site with an authority of its own brings none, or another site brings one.
+    """
+    bringing.check(home, bool(signing))
+    asked = renewal.ask_by_post(home, now, early=True, brought=signing)
+    return write(home, path, now=now, asks=_renewals(asked, submission.signing_chain(home)))
 
 
 def submit(home: Home, run: str, path: Path, *, now: datetime) -> Written:
@@ -170,16 +211,84 @@ def withdraw(home: Home, study_name: str, path: Path, *, reason: str, now: datet
         KitError: no blueprint of this site in that study is known here.
     """
     study = home.study(study_name)
-    digest = withdrawal.own_blueprint(home, study)
-    order = withdrawal.signed_order(home, digest, study.digest, reason=reason, now=now)
+    orders = {withdrawal.own_blueprint(home, study): study.digest}
+    return write(home, path, now=now, asks=_orders(home, orders, reason=reason, now=now))
+
+
+def undo(home: Home, study_name: str, path: Path, *, reason: str, now: datetime) -> Written:
+    """Write this site's signed word that undoes its withdrawal, if it arrives within the grace.
+
+    Raises:
+        KitError: nothing of this site is revoked in that study, as far as is known here.
+    """
+    study, kind = home.study(study_name), RESTORATION_TYPE
+    orders = {withdrawal.own_revoked(home, study): study.digest}
+    return write(home, path, now=now, asks=_orders(home, orders, reason=reason, now=now, kind=kind))
+
+
+def withdraw_patient(
+    home: Home, patient: str, path: Path, *, reason: str, now: datetime
+) -> tuple[Erasure, Written | None]:
+    """Erase a patient here, and write the orders that take back what the patient is in.
+
+    What was written for the coordinator once may still be in the post: its order goes along, and
+    keeps it from being taken in. No file is written where there is nothing to order.
+
+    Raises:
+        KitError: the ledger knows no run with this patient.
+    """
+    begun = erasure.begin(home, patient, reason=reason, now=now)
+    arrived, sent = withdrawal.arrived(home), shipments.known(home)
+    studies = {item.blueprint: item.study for item in sent}
+    ended = {a.blueprint for a in arrived.values() if a.ended is not None}
+    wanted = sorted(begun.blueprints - ended, key=lambda digest: (digest not in arrived, digest))
+    orders = {digest: studies[digest] for digest in wanted[: rules.MAX_ORDERS]}
+    alive = [a.blueprint for a in arrived.values() if a.ended is None]
+    written = None
+    if orders:
+        asks = _orders(home, orders, reason=reason, now=now)
+        written = write(home, path, now=now, asks=asks)
+    found = erasure.finish(
+        home,
+        begun,
+        withdrawn=list(orders),
+        ended=ended,
+        alive=alive + wanted[rules.MAX_ORDERS :],
+        now=now,
+    )
+    return found, written
+
+
+def _orders(
+    home: Home,
+    blueprints: Mapping[str, str],
+    *,
+    reason: str,
+    now: datetime,
+    kind: str = WITHDRAWAL_TYPE,
+) -> dict[str, Content]:
+    """Return one signed order per blueprint (digest -> study digest), as parts of a file."""
     chain = home.read(home.signing_chain, "certificate")
-    message = pb.WithdrawRequest(envelope=order, signing_chain=chain)
-    return write(home, path, now=now, asks={rules.WITHDRAW: _bytes(message)})
+    parts: dict[str, Content] = {}
+    for number, (digest, study) in enumerate(blueprints.items(), start=1):
+        order = withdrawal.signed_order(home, digest, study, reason=reason, now=now, kind=kind)
+        message = pb.WithdrawRequest(envelope=order, signing_chain=chain)
+        parts[rules.order_name(number)] = _bytes(message)
+    return parts
 
 
 @contextmanager
-def opened(path: Path, *, pins: Pins, site: str, now: datetime) -> Iterator[Stick]:
+def opened(
+    path: Path,
+    *,
+    pins: Pins,
+    site: str,
+    now: datetime,
+    revoked: RevocationLists | None = None,
+) -> Iterator[Stick]:
     """Open a file from the coordinator for the length of a block, once it proved who made it.
+
+    `revoked` is what this site knows of revoked certificates; nothing before it is enrolled.
 
     Raises:
         KitError: it is damaged, for another site, from the future, or not the coordinator's.
@@ -194,8 +303,13 @@ def opened(path: Path, *, pins: Pins, site: str, now: datetime) -> Iterator[Stic
             raise TrustError("the file is for another site or federation")
         rules.check_time(index, now)
         chain = stick.read(rules.CHAIN)
-        trust.open_document(stick.envelope, rules.PAYLOAD_TYPE, chain, pins, now, None)
+        trust.open_document(stick.envelope, rules.PAYLOAD_TYPE, chain, pins, now, revoked)
         yield stick
+
+
+def _opened(home: Home, path: Path, *, now: datetime) -> AbstractContextManager[Stick]:
+    revoked, settings = contact.revocations(home), home.config
+    return opened(path, pins=home.pins, site=settings.site, now=now, revoked=revoked)
 
 
 def take(home: Home, stick: Stick, *, now: datetime) -> World:
@@ -210,7 +324,7 @@ def take(home: Home, stick: Stick, *, now: datetime) -> World:
     _check_not_older(stick.index, before.trust)
     world = contact.take(home, _news(stick, before.trust), before=before, now=now)
     reply = certificates_in(stick)
-    contact.keep_certificates(
+    renewal.keep_posted(
         home,
         tls_chain=reply.tls_chain,
         signing_chain=reply.signing_chain,
@@ -227,7 +341,7 @@ def visit(home: Home, path: Path, *, now: datetime) -> World:
     Raises:
         KitError: as `opened` and `take`.
     """
-    with opened(path, pins=home.pins, site=home.config.site, now=now) as stick:
+    with _opened(home, path, now=now) as stick:
         return take(home, stick, now=now)
 
 
@@ -237,7 +351,7 @@ def fetch(home: Home, study_name: str, path: Path, *, now: datetime) -> installe
     Raises:
         KitError: as `opened` and `take`; the file is past its time; it lacks the model.
     """
-    with opened(path, pins=home.pins, site=home.config.site, now=now) as stick:
+    with _opened(home, path, now=now) as stick:
         world = take(home, stick, now=now)
         if rules.is_expired(stick.index, now):
             raise KitError(

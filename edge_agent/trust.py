@@ -27,7 +27,7 @@ from federation.study import RecipientKey, Study
 from kit import canonical, clock
 from kit.errors import FormatError, KitError
 from pki import certificates, identity, kem, verification
-from pki.crl import RevocationList
+from pki.crl import RevocationList, RevocationLists
 from pki.enrolment import Pins
 
 VERSION = 1
@@ -89,6 +89,7 @@ class News:
     consistency: tuple[bytes, ...]
     revocations: bytes
     certificate_revocations: bytes
+    authority_revocations: bytes
     signing_chain: bytes
     pseudonym_salt: bytes
     studies: tuple[StudyNews, ...]
@@ -184,6 +185,7 @@ class World:
     blueprints: tuple[StatusNews, ...]
     releases: tuple[OfferedRelease, ...]
     certificate_revocations: bytes
+    authority_revocations: bytes
     pseudonym_salt: bytes
     entries: tuple[Entry, ...]
     witnessed: tuple[str, ...]
@@ -209,7 +211,9 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
     log = LogView.read((*held, *news.leaves), checkpoint, passed=len(held))
     log.require(_milestones(before))
     vouchings = log.vouchings((*news.witnessed, news.checkpoint), pins)
-    revoked = _certificate_revocations(news, pins, before.revoked, now)
+    authorities = _authority_revocations(news, pins, log.history, now)
+    listed = _certificate_revocations(news, pins, before.revoked, authorities, now)
+    revoked = RevocationLists((listed, *authorities))
     revocations = _revocations(news, pins, known, (revoked, log.history), now)
     entries: list[Entry] = []
     for status in news.blueprints:
@@ -235,6 +239,7 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
         blueprints=news.blueprints,
         releases=tuple(releases),
         certificate_revocations=news.certificate_revocations,
+        authority_revocations=news.authority_revocations,
         pseudonym_salt=news.pseudonym_salt,
         entries=tuple(entries),
         witnessed=news.witnessed,
@@ -277,12 +282,28 @@ def _advance(news: News, pins: Pins, known: Trust | None) -> Checkpoint:
     return checkpoint
 
 
+def _authority_revocations(
+    news: News, pins: Pins, history: History, now: datetime
+) -> tuple[RevocationList, ...]:
+    """Check the root's list of revoked issuing CAs: the newest one that the log names."""
+    data = news.authority_revocations
+    if (canonical.digest(data) if data else "") != history.authorities:
+        raise TrustError("the log names another list of revoked issuing CAs than was sent")
+    root = certificates.from_der(pins.root_der)
+    return (RevocationList.verify(data, root, now=now),) if data else ()
+
+
 def _certificate_revocations(
-    news: News, pins: Pins, held: RevocationList | None, now: datetime
+    news: News,
+    pins: Pins,
+    held: RevocationList | None,
+    authorities: tuple[RevocationList, ...],
+    now: datetime,
 ) -> RevocationList:
     """Check the list of revoked certificates under the CA that issued the coordinator's own."""
     chain = certificates.from_pem(news.signing_chain)
-    verification.verify_signing(chain, root=certificates.from_der(pins.root_der), now=now)
+    root, lists = certificates.from_der(pins.root_der), RevocationLists(authorities)
+    verification.verify_signing(chain, root=root, now=now, revocations=lists)
     if len(chain) < 2:
         raise TrustError("the coordinator's certificate came without that of its CA")
     found = RevocationList.verify(news.certificate_revocations, chain[1], now=now)
@@ -297,7 +318,7 @@ def _revocations(
     news: News,
     pins: Pins,
     known: Trust | None,
-    context: tuple[RevocationList, History],
+    context: tuple[RevocationLists, History],
     now: datetime,
 ) -> Revocations:
     revoked, history = context
@@ -335,7 +356,7 @@ def open_document(
     chain: bytes,
     pins: Pins,
     now: datetime,
-    revoked: RevocationList | None,
+    revoked: RevocationLists | None,
 ) -> bytes:
     """Return the payload of a document that the coordinator signed, at `now`.
 
@@ -449,7 +470,7 @@ def _check_release(
     news: News,
     pins: Pins,
     revocations: Revocations,
-    revoked: RevocationList,
+    revoked: RevocationLists,
 ) -> OfferedRelease:
     """Check a release under the certificate that signed it, at the time that the log gives it.
 

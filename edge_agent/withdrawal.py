@@ -1,14 +1,14 @@
-"""Taking back what this site sent: a study's blueprint, or everything that one patient is in.
+"""Taking back what this site sent, and undoing that, on the word of its signing key (A3).
 
 Nothing here asks the privacy budget: erasure never waits for it. What leaves is a signed order with
-the blueprint's digest and a salted commitment to the reason; who the patient is stays here.
+the blueprint's digest and a salted commitment to the reason.
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
-from edge_agent import acts, contact, copies, outbox, runs, shipments
+from edge_agent import acts, contact, outbox
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.submission import signing_chain
@@ -20,32 +20,12 @@ from federation.release.statement import RESTORATION_TYPE, WITHDRAWAL_TYPE, With
 from federation.study import Study
 from kit import canonical, clock
 from kit.errors import KitError
-from kit.files import write_atomic
+from kit.files import os_errors, write_atomic
 from pki import certificates, keys
 
+_WITHDRAWALS, _RESTORATIONS, _OPENING = "withdrawals", "restorations", ".reason.json"
 IN_PLAY = ("received", "pending", "approved")
 ENDED = (Kind.BLUEPRINT_REFUSED, Kind.BLUEPRINT_REJECTED, Kind.BLUEPRINT_REVOKED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Erasure:
-    """What `withdraw --patient` found and did; the patient is not named in it.
-
-    Attributes:
-        patient: the pseudonym under which this site's ledger knows the patient.
-        ledger_runs: the runs, by their ids in the ledger, that the patient took part in.
-        withdrawn: the blueprints taken back now.
-        withdrawn_before: those of these runs that had ended already.
-        cannot_tell: blueprints in play of which this home does not know the run.
-        local_runs: run folders here whose weights the patient is in; deleting them is by hand.
-    """
-
-    patient: str
-    ledger_runs: tuple[str, ...]
-    withdrawn: tuple[str, ...]
-    withdrawn_before: tuple[str, ...]
-    cannot_tell: tuple[str, ...]
-    local_runs: tuple[str, ...]
 
 
 def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> StatusNews:
@@ -57,10 +37,10 @@ def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> Stat
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
         study = home.study(study_name)
-        own = [s for s in _in_play(world) if s.study_digest == study.digest]
+        own = [s for s in in_play(world) if s.study_digest == study.digest]
         if not own:
             raise KitError(f"this site has nothing to withdraw in study `{study_name}`")
-        _order(home, exchange, own[-1], reason, now)
+        order(home, exchange, own[-1], reason, now)
         after = contact.contact(home, exchange)  # what counts is what the log now says
         return next(s for s in after.blueprints if s.digest == own[-1].digest)
 
@@ -79,47 +59,9 @@ def undo(home: Home, study_name: str, *, reason: str, now: datetime) -> StatusNe
         ]
         if not ended:
             raise KitError(f"nothing of this site is revoked in study `{study_name}`")
-        _order(home, exchange, ended[-1], reason, now, kind=RESTORATION_TYPE)
+        order(home, exchange, ended[-1], reason, now, kind=RESTORATION_TYPE)
         after = contact.contact(home, exchange)
         return next(s for s in after.blueprints if s.digest == ended[-1].digest)
-
-
-def withdraw_patient(home: Home, patient: str, *, reason: str, now: datetime) -> Erasure:
-    """Take back every blueprint whose training one patient took part in, in every study.
-
-    `patient` is the id that the patient map (or the image's digest) gave to `train`.
-
-    Raises:
-        KitError: the ledger knows no run with this patient, or the coordinator refuses.
-    """
-    with runs.open_ledger(home) as ledger:
-        pseudonym, affected = ledger.runs_with(patient)
-    if not affected:
-        raise KitError(
-            "this patient took part in no run of this home's ledger; nothing was withdrawn",
-            hint="give the id exactly as `patients.csv` has it; another home has another ledger",
-        )
-    blueprints = {item.blueprint for item in shipments.known(home) if item.run_id in affected}
-    _stop_what_was_not_received(home, blueprints)
-    with Exchange.open(home) as exchange:
-        world = contact.contact(home, exchange)
-        mine = [s for s in _in_play(world) if s.digest in blueprints]
-        for status in mine:
-            _order(home, exchange, status, reason, now)
-        if mine:
-            world = contact.contact(home, exchange)
-    ended = {s.digest for s in world.blueprints if s.state not in IN_PLAY} & blueprints
-    known = {item.blueprint for item in shipments.known(home) if item.run_id}
-    found = Erasure(
-        patient=pseudonym,
-        ledger_runs=tuple(sorted(affected)),
-        withdrawn=tuple(s.digest for s in mine),
-        withdrawn_before=tuple(sorted(ended - {s.digest for s in mine})),
-        cannot_tell=tuple(s.digest for s in _in_play(world) if s.digest not in known),
-        local_runs=_local_runs(home, affected),
-    )
-    _record(home, found, now)
-    return found
 
 
 def own_blueprint(home: Home, study: Study) -> str:
@@ -131,31 +73,75 @@ def own_blueprint(home: Home, study: Study) -> str:
     Raises:
         KitError: there is none.
     """
-    arrived: dict[str, int] = {}
-    ended = set()
-    for _, entry in contact.receipts(home):
-        event = Event.from_leaf(entry.leaf)
-        if event.kind is Kind.BLUEPRINT_RECEIVED and event.details.get("study") == study.digest:
-            arrived[event.subject] = Receipt.from_text(entry.receipt).index
-        if event.kind in ENDED:
-            ended.add(event.subject)
-        elif event.kind is Kind.BLUEPRINT_RESTORED:
-            ended.discard(event.subject)
-    alive = [digest for digest in arrived if digest not in ended]
+    found = arrived(home)
+    alive = [a for a in found.values() if a.study == study.digest and a.ended is None]
     if alive:
-        return max(alive, key=lambda digest: arrived[digest])
+        return max(alive, key=lambda a: a.index).blueprint
     for folder in home.outbox.iterdir():
-        is_sealed = folder.name not in ended and (folder / outbox.RUN).is_file()
+        is_sealed = (folder / outbox.RUN).is_file() and folder.name not in found
         if is_sealed and outbox.statement(folder).context.study_digest == study.digest:
             return folder.name
     raise KitError(f"this site has nothing to withdraw in study `{study.id}`")
 
 
-def _in_play(world: World) -> list[StatusNews]:
+def own_revoked(home: Home, study: Study) -> str:
+    """Return the digest of this site's last revoked blueprint in a study, from what is kept here.
+
+    Also one whose withdrawal was written and may have arrived without an answer.
+
+    Raises:
+        KitError: there is none.
+    """
+    found = [
+        a
+        for a in arrived(home).values()
+        if a.study == study.digest
+        and (a.ended is Kind.BLUEPRINT_REVOKED or (a.ended is None and _is_ordered(home, a)))
+    ]
+    if not found:
+        raise KitError(f"nothing of this site is revoked in study `{study.id}`")
+    return max(found, key=lambda a: a.index).blueprint
+
+
+def _is_ordered(home: Home, item: "Arrived") -> bool:
+    return (home.path / _WITHDRAWALS / f"{item.blueprint}.dsse.json").is_file()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A blueprint of this site that the log proved here, at entry `index`, and how it ended."""
+
+    blueprint: str
+    study: str
+    index: int
+    ended: Kind | None
+
+
+def arrived(home: Home) -> dict[str, Arrived]:
+    """Return every blueprint of this site that has a receipt here, by its digest."""
+    received: dict[str, tuple[str, int]] = {}
+    ended: dict[str, Kind] = {}
+    for _, entry in contact.receipts(home):
+        event = Event.from_leaf(entry.leaf)
+        if event.kind is Kind.BLUEPRINT_RECEIVED:
+            index = Receipt.from_text(entry.receipt).index
+            received[event.subject] = (str(event.details.get("study")), index)
+        if event.kind in ENDED:
+            ended[event.subject] = event.kind
+        elif event.kind is Kind.BLUEPRINT_RESTORED:
+            ended.pop(event.subject, None)
+    return {
+        digest: Arrived(blueprint=digest, study=study, index=index, ended=ended.get(digest))
+        for digest, (study, index) in received.items()
+    }
+
+
+def in_play(world: World) -> list[StatusNews]:
+    """Return this site's blueprints that may flow into a release, or do."""
     return [s for s in world.blueprints if s.state in IN_PLAY]
 
 
-def _order(
+def order(
     home: Home,
     exchange: Exchange,
     status: StatusNews,
@@ -164,6 +150,11 @@ def _order(
     *,
     kind: str = WITHDRAWAL_TYPE,
 ) -> None:
+    """Sign an order about one blueprint and send it.
+
+    Raises:
+        KitError: the coordinator refuses.
+    """
     study = status.study_digest
     envelope = signed_order(home, status.digest, study, reason=reason, now=now, kind=kind)
     exchange.withdraw(envelope, certificates.pem(*signing_chain(home)))
@@ -180,41 +171,59 @@ def signed_order(
 ) -> bytes:
     """Return one order, signed; it is kept, with the words and salt that explain it later."""
     salt = os.urandom(approval.SALT_BYTES)
-    order = Withdrawal(
+    words = Withdrawal(
         blueprint=blueprint,
         study_digest=study_digest,
         reason_commitment=approval.commitment(reason, salt),
         time=clock.rfc3339(now),
     )
     key = keys.load_signing(home.key("signing.key"))
-    envelope = sign(order.to_bytes(), kind, key, signing_chain(home)[0])
+    envelope = sign(words.to_bytes(), kind, key, signing_chain(home)[0])
     acts.note(home, canonical.digest(envelope))
-    folder = home.path / ("withdrawals" if kind == WITHDRAWAL_TYPE else "restorations")
+    folder = home.path / (_WITHDRAWALS if kind == WITHDRAWAL_TYPE else _RESTORATIONS)
     opening = {"reason": reason, "salt": salt.hex(), "order": canonical.digest(envelope)}
-    write_atomic(folder / f"{blueprint}.reason.json", canonical.encode(opening), mode=0o600)
+    write_atomic(folder / f"{blueprint}{_OPENING}", canonical.encode(opening), mode=0o600)
     write_atomic(folder / f"{blueprint}.dsse.json", envelope, mode=0o600)
     return envelope
 
 
-def _stop_what_was_not_received(home: Home, blueprints: set[str]) -> None:
-    """Keep what still waits here from being sent, even if the coordinator cannot be reached."""
-    for digest in blueprints:
-        folder = home.outbox / digest
-        if folder.is_dir():
-            outbox.remove(folder)
-        copies.destroy(home, digest)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unexplained:
+    """Orders whose words and salt were erased; the signed orders and their commitments stand."""
+
+    blueprint: str
+    reasons_erased: int
 
 
-def _local_runs(home: Home, affected: frozenset[str]) -> tuple[str, ...]:
-    folders = (home.path / "runs").glob(f"*/{runs.RUN}")
-    return tuple(
-        sorted(path.parent.name for path in folders if runs.read_json(path)["id"] in affected)
-    )
+def erase_words(home: Home, prefix: str) -> Unexplained:
+    """Erase the words and the salt behind this site's orders about one blueprint.
 
+    Nobody can show or test the words any more; order, log entry and receipts stay as they are.
 
-def _record(home: Home, found: Erasure, now: datetime) -> None:
-    """Keep what an erasure did, under the patient's pseudonym."""
-    table = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(found).items()}
-    table["time"] = clock.rfc3339(now)
-    name = f"erasure-{found.patient[:16]}-{int(now.timestamp())}.json"
-    write_atomic(home.path / "withdrawals" / name, canonical.encode(table), mode=0o600)
+    Raises:
+        KitError: there is no order about such a blueprint here, or about several.
+    """
+    found = [
+        path
+        for folder in (_WITHDRAWALS, _RESTORATIONS)
+        for path in sorted((home.path / folder).glob(f"*{_OPENING}"))
+        if path.name.startswith(prefix)
+    ]
+    about = {path.name.removesuffix(_OPENING) for path in found}
+    if len(about) != 1:
+        raise KitError(
+            f"`{canonical.printable(prefix)}` names {len(about)} blueprints with an order here",
+            hint="give more digits of the blueprint; `edge-agent status` shows them",
+        )
+    erased = 0
+    for path in found:
+        table = canonical.decode(home.read(path, "reason"))
+        if not table["salt"]:
+            continue
+        with os_errors(path), path.open("r+b") as stream:  # the old bytes, not only the old name
+            stream.write(bytes(path.stat().st_size))
+            stream.flush()
+            os.fsync(stream.fileno())
+        write_atomic(path, canonical.encode(table | {"reason": "", "salt": ""}), mode=0o600)
+        erased += 1
+    return Unexplained(blueprint=about.pop(), reasons_erased=erased)

@@ -94,8 +94,11 @@ class Rekey:
         root: x509.Certificate,
         now: datetime,
         revocations: RevocationList | None,
+        oldest: timedelta = MAX_AGE,
     ) -> Self:
         """Check who signed an order and that it is about the signer's own next key, and recent.
+
+        `oldest` is how old it may be: what comes by post is older than what comes over a line.
 
         Raises:
             FormatError: it is off, of another site, or old.
@@ -114,6 +117,9 @@ class Rekey:
         if order.site != signer.name or order.previous != certificates.fingerprint(chain[0]):
             raise FormatError("rekey order is about another site or certificate than its signer's")
         age = now - clock.parse_rfc3339(order.time)
-        if not -_SKEW <= age <= MAX_AGE:
-            raise FormatError("rekey order is not of today", hint="check the clock of this machine")
+        if not -_SKEW <= age <= oldest:
+            raise FormatError(
+                f"rekey order is of {order.time}: too old, or from the future",
+                hint="check the clock of this machine",
+            )
         return order

@@ -46,13 +46,20 @@ class Revoked:
     reason: Reason = Reason.unspecified
 
 
-def issue(ca: Authority, revoked: Iterable[Revoked], *, number: int, now: datetime) -> bytes:
-    """Return the DER of list `number` of a CA, good for `LIFETIME`."""
+def issue(
+    ca: Authority,
+    revoked: Iterable[Revoked],
+    *,
+    number: int,
+    now: datetime,
+    until: datetime | None = None,
+) -> bytes:
+    """Return the DER of list `number` of a CA, good for `LIFETIME` or `until` a time."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(ca.certificate.subject)
         .last_update(now)
-        .next_update(now + LIFETIME)
+        .next_update(until or now + LIFETIME)
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False
@@ -132,6 +139,22 @@ class RevocationList:
         if entry.reason not in _ORDERLY or at >= entry.since:
             words = "replaced" if entry.reason is Reason.superseded else "revoked"
             raise IdentityError(f"certificate was {words} on {entry.since:%Y-%m-%d %H:%M} UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationLists:
+    """Lists of several issuers that are asked together."""
+
+    lists: tuple[RevocationList, ...]
+
+    def check(self, certificate: x509.Certificate, *, at: datetime) -> None:
+        """Refuse a certificate that its issuer's list has, for what it signed `at`.
+
+        Raises:
+            IdentityError: it has.
+        """
+        for found in self.lists:
+            found.check(certificate, at=at)
 
 
 def _parse(data: bytes) -> x509.CertificateRevocationList:

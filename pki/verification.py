@@ -20,9 +20,11 @@ from cryptography.x509.verification import (
 )
 
 from pki.certificates import DOCUMENT_SIGNING
-from pki.crl import RevocationList
+from pki.crl import RevocationList, RevocationLists
 from pki.errors import IdentityError
 from pki.identity import Identity
+
+Revocations = RevocationList | RevocationLists
 
 MAX_CHAIN_DEPTH = 1  # root -> issuing CA -> leaf: one intermediate
 
@@ -32,7 +34,7 @@ def verify_tls_client(
     *,
     root: x509.Certificate,
     now: datetime,
-    revocations: RevocationList | None = None,
+    revocations: Revocations | None = None,
 ) -> Identity:
     """Return whom a TLS client leaf proves; `chain` is leaf first.
 
@@ -56,7 +58,7 @@ def verify_signing(
     *,
     root: x509.Certificate,
     now: datetime,
-    revocations: RevocationList | None = None,
+    revocations: Revocations | None = None,
 ) -> Identity:
     """Return whom a document-signing leaf proves, `now` being when it signed.
 
@@ -68,7 +70,7 @@ def verify_signing(
 
 
 def _check_not_revoked(
-    chain: Sequence[x509.Certificate], revocations: RevocationList | None, now: datetime
+    chain: Sequence[x509.Certificate], revocations: Revocations | None, now: datetime
 ) -> None:
     """Path validation knows no revocation lists: each certificate is looked up here."""
     if revocations is not None:

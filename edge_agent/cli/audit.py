@@ -102,3 +102,18 @@ def rebuild(
     if not yes and not typer.confirm("Believe the log that the coordinator shows now?", err=True):
         raise KitError("nothing was changed")
     door.emit(inspection.rebuild(agent), as_json=as_json)
+
+
+@app.command("erase")
+def erase(
+    home: HomeDir,
+    blueprint: Annotated[
+        str, typer.Option("--blueprint", help="The blueprint's digest, or its first digits.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Erase the words behind this site's orders about a blueprint; the signed orders stay."""
+    from edge_agent import withdrawal
+    from edge_agent.home import Home
+
+    door.emit(withdrawal.erase_words(Home.open(home), blueprint), as_json=as_json)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from edge_agent.cli.options import FromFile, HomeDir, Json, Run, StudyName, ToFi
 from kit import clock, door
 from kit.errors import KitError
 from kit.progress import Progress
+
+if TYPE_CHECKING:
+    from edge_agent.home import Home
 
 
 def submit(
@@ -117,28 +120,52 @@ def withdraw(
     as_json: Json = False,
 ) -> None:
     """Take this site's blueprint back: out of use at once, shredded after the grace period."""
-    from edge_agent import journal, stick, withdrawal
     from edge_agent.home import Home
 
-    if bool(study) == bool(patient) or (patient and (undo or to_file is not None)):
+    if bool(study) == bool(patient) or (patient and undo):
         raise KitError("give --study or --patient", hint="see `edge-agent withdraw --help`")
-    agent, now = Home.open(home), clock.utc_now()
+    agent = Home.open(home)
     if patient:
-        with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
-            erased = withdrawal.withdraw_patient(agent, patient, reason=reason, now=now)
-        door.emit(erased, as_json=as_json)
-        return
-    if to_file is not None:
-        if undo:
-            raise KitError("an undo does not travel by stick: the grace period may be over")
-        written = stick.withdraw(agent, study, to_file, reason=reason, now=now)
-        door.emit(written, as_json=as_json)
-        return
+        _erase(agent, patient, reason, to_file, as_json=as_json)
+    elif to_file is not None:
+        _order_by_file(agent, study, reason, to_file, undo=undo, as_json=as_json)
+    else:
+        _order(agent, study, reason, undo=undo, as_json=as_json)
+
+
+def _order(agent: "Home", study: str, reason: str, *, undo: bool, as_json: bool) -> None:
+    from edge_agent import journal, withdrawal
+
     act = withdrawal.undo if undo else withdrawal.withdraw
     with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
-        status_now = act(agent, study, reason=reason, now=now)
+        status_now = act(agent, study, reason=reason, now=clock.utc_now())
     result = {"blueprint": status_now.digest, "state": status_now.state}
     door.emit(result, as_json=as_json)
+
+
+def _order_by_file(
+    agent: "Home", study: str, reason: str, file: Path, *, undo: bool, as_json: bool
+) -> None:
+    from edge_agent import stick
+
+    act = stick.undo if undo else stick.withdraw
+    with agent.reserve.drawn_on():
+        written = act(agent, study, file, reason=reason, now=clock.utc_now())
+    door.emit(written, as_json=as_json)
+
+
+def _erase(agent: "Home", patient: str, reason: str, file: Path | None, *, as_json: bool) -> None:
+    from edge_agent import erasure, journal, stick
+
+    with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
+        now = clock.utc_now()
+        if file is None:
+            found, written = erasure.withdraw_patient(agent, patient, reason=reason, now=now), None
+        else:
+            found, written = stick.withdraw_patient(agent, patient, file, reason=reason, now=now)
+    result = door.to_table(found) | ({"written": door.to_table(written)} if written else {})
+    door.emit(result, as_json=as_json)
+    erasure.require_whole(found)
 
 
 def _kibibytes(what: str) -> Callable[[int, int], None]:

@@ -7,6 +7,7 @@ import typer
 
 from edge_agent.cli.options import FromFile, HomeDir, Json, ToFile, one_way
 from kit import clock, door
+from kit.errors import KitError
 
 ProtectKeys = Annotated[
     bool, typer.Option("--protect-keys", help="Put the keys under a passphrase from the start.")
@@ -126,14 +127,24 @@ def renew(
     tls_key: TlsKey = None,
     signing_certificate: SigningCertificate = None,
     signing_key: SigningKey = None,
+    to_file: ToFile = None,
     as_json: Json = False,
 ) -> None:
     """Renew this site's certificates now; or put those of its own authority in place."""
-    from edge_agent import bringing, renewal
+    from edge_agent import bringing, renewal, stick
     from edge_agent.home import Home
 
     agent = Home.open(home)
     tls = bringing.pair(tls_certificate, tls_key, what="TLS")
     signing = bringing.pair(signing_certificate, signing_key, what="signing")
+    if to_file is not None:
+        if tls or reclaim:
+            raise KitError(
+                "without a line no TLS certificate is in use",
+                hint="give the signing certificate alone, or nothing",
+            )
+        written = stick.renew(agent, to_file, signing=signing, now=clock.utc_now())
+        door.emit(written, as_json=as_json)
+        return
     bringing.renew(agent, tls=tls, signing=signing, reclaim=reclaim, now=clock.utc_now())
     door.emit(renewal.standing(agent), as_json=as_json)

@@ -37,6 +37,7 @@ class _Found:
     refused: list[Refusal] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
     text: list[Refusal] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
     sizes: Counter[tuple[int, int, int]] = field(default_factory=Counter)
 
     def add(self, source: Source, rule: ImageRule) -> None:
@@ -68,6 +69,7 @@ def load_cohort(
     *,
     split: str = "train",
     on_image: Callable[[int, int], None] | None = None,
+    is_erased: Callable[[str, str], bool] = lambda _unit, _digest: False,
 ) -> tuple[Cohort, DataReport]:
     """Read what a site trains on; a file that cannot be read is reported and the rest goes on.
 
@@ -77,6 +79,8 @@ def load_cohort(
         declared_labels: the classes this site declared before its data were read.
         split: which part of an `.npz`; a folder is read whole.
         on_image: called with how many images are read and how many there are.
+        is_erased: says of an image's unit and digest whether one of them was erased at this site;
+            such an image is left out and reported by its file.
 
     Raises:
         KitError: the data are missing, malformed or empty, a declared label is not one of the
@@ -98,6 +102,9 @@ def load_cohort(
     for source in opened.sources:
         if isinstance(source, Refusal):
             found.refused.append(source)
+        elif is_erased(source.unit, source.digest):
+            found.refused.append(Refusal(file=source.file, reason="is of a unit erased here"))
+            found.erased.append(source.digest)
         else:
             found.add(source, study.image)
         if on_image is not None:
@@ -145,6 +152,7 @@ def _report(found: _Found, opened: Opened, study: Study, declared: tuple[str, ..
         sizes=tuple(SizeCount(width=w, height=h, bits=b, images=n) for (w, h, b), n in sizes),
         resized=sum(n for (w, h, _), n in sizes if (w, h) != (rule.width, rule.height)),
         duplicates=_duplicates(found),
+        erased_images=tuple(found.erased),
     )
 
 

@@ -66,6 +66,8 @@ class DataReport:
         text: regions that look like text burned into pixels, where a name might stand (A22).
         sizes: sizes and bit depths as found; `resized` images had another size than the study's.
         duplicates: equal bytes under several file names.
+        erased_images: digests of the images left out because their unit was erased at this site;
+            not in the table, which is kept.
     """
 
     unit: Unit
@@ -84,12 +86,14 @@ class DataReport:
     sizes: tuple[SizeCount, ...]
     resized: int
     duplicates: tuple[Duplicate, ...]
+    erased_images: tuple[str, ...]
 
     def to_table(self) -> dict[str, Any]:
         """Return the report as canonical JSON values (`data-report.json`, local only)."""
         table: dict[str, Any] = asdict(self)
         table["unit"] = str(self.unit)
         table["dropped"] = list(self.dropped)
+        del table["erased_images"]
         return table
 
     @property

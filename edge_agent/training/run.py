@@ -22,6 +22,7 @@ from edge_agent.training import checkpoint, loop
 from edge_agent.training.crew import Alone, Crew
 from edge_agent.training.folder import (
     ARCHITECTURE,
+    LOCK,
     METRICS,
     OPTIONS,
     PRIVACY,
@@ -51,7 +52,6 @@ from kit.progress import Progress
 
 VERSION = 1
 PRIVACY_VERSION = 2
-LOCK = ".lock"
 
 ACCOUNTANT = "rdp"
 

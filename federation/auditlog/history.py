@@ -58,6 +58,7 @@ class History:
     closed: set[str] = field(default_factory=set)
     recipients: dict[tuple[str, str], str] = field(default_factory=dict)
     revocations: tuple[int, str] = (0, "")
+    authorities: str = ""  # digest of the root's newest list of revoked issuing CAs
     blueprints: dict[str, str] = field(default_factory=dict)
     destroyed: set[str] = field(default_factory=set)
     releases: dict[str, bool] = field(default_factory=dict)
@@ -134,6 +135,8 @@ class History:
             self.alarms.pop(event.subject, None)
             self.restored.add(event.subject)
             self._papers(event.details)
+        elif event.kind is Kind.ISSUING_RENEWED and "revocations" in event.details:
+            self.authorities = _text(event.details, "revocations")
         elif event.kind is Kind.STUDY_CLOSED:
             self.closed.add(event.subject)
         elif event.kind is Kind.LOG_RECOVERED:

@@ -16,7 +16,6 @@ from federation import dsse
 from kit import canonical, clock
 from kit.errors import FormatError
 from pki import certificates, identity, keys, verification
-from pki.crl import RevocationList
 
 RELEASE_TYPE = "application/vnd.hospital-edge-kit.release+json"
 REVOCATIONS_TYPE = "application/vnd.hospital-edge-kit.revocations+json"
@@ -174,7 +173,7 @@ def open_signed(
     signer: identity.Identity,
     root: x509.Certificate,
     now: datetime,
-    revocations: RevocationList | None = None,
+    revocations: verification.Revocations | None = None,
 ) -> bytes:
     """Return the payload of an envelope that `signer` signed, at `now`, under the pinned root.
 

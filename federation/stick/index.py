@@ -24,13 +24,14 @@ VERSION = 1
 MAX_FILE_BYTES = (4 << 30) - 1  # FAT32 holds no larger file
 MAX_ENVELOPE_BYTES = 64 << 10  # 64 models at 120 bytes an entry, in base64, with room
 MAX_MODELS = 64
+MAX_ORDERS = 64  # withdrawals: a site has one blueprint in play in a study
 MAX_MESSAGE_BYTES = 4 << 20  # as on the wire
 MAX_LEAVES_BYTES = 256 << 20  # a log of several hundred thousand entries
 MAX_VALIDITY_DAYS = 100
 MAX_CLOCK_SKEW_S = 600
 MAX_NAME_CHARACTERS = 200  # of 255 on FAT32 and exFAT: a file is written under a longer one first
 
-_MODEL = "model-"
+_MODEL, _WITHDRAW = "model-", "withdraw"
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|[. ]$|[^\x20-\x7e]')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
@@ -43,11 +44,11 @@ class Kind(StrEnum):
     TO_SITE = "to-site"  # the coordinator's
 
 
-CHAIN, CONTACT, RENEW, WITHDRAW, BEGIN, CIPHERTEXT = (
+CHAIN, CONTACT, RENEW, REKEY, BEGIN, CIPHERTEXT = (
     "signing-chain",
     "contact",
     "renew",
-    "withdraw",
+    "rekey",
     "begin",
     "ciphertext",
 )
@@ -67,6 +68,11 @@ def model_name(number: int) -> str:
     return f"{_MODEL}{number}"
 
 
+def order_name(number: int) -> str:
+    """Return the name of the n-th withdrawal's part, from 1; the first one has no number."""
+    return _WITHDRAW if number == 1 else f"{_WITHDRAW}-{number}"
+
+
 # Per kind: part -> (most bytes, whether it must be there), in the order of the file.
 PARTS: dict[Kind, dict[str, tuple[int, bool]]] = {
     Kind.ENROLMENT_REQUEST: {
@@ -80,7 +86,8 @@ PARTS: dict[Kind, dict[str, tuple[int, bool]]] = {
         CONTACT: (MAX_MESSAGE_BYTES, True),
         COSIGN: (MAX_MESSAGE_BYTES, False),
         RENEW: (MAX_MESSAGE_BYTES, False),
-        WITHDRAW: (MAX_MESSAGE_BYTES, False),
+        REKEY: (MAX_MESSAGE_BYTES, False),
+        **{order_name(n): (MAX_MESSAGE_BYTES, False) for n in range(1, MAX_ORDERS + 1)},
         BEGIN: (MAX_MESSAGE_BYTES, False),
         CIPHERTEXT: (2 * blueprints.MAX_PAYLOAD_BYTES, False),
     },
@@ -107,6 +114,11 @@ class Part:
         """Whether this is a release's model, which is known by its digest."""
         return self.name.startswith(_MODEL)
 
+    @property
+    def is_order(self) -> bool:
+        """Whether this is a site's order about a blueprint of its own."""
+        return self.name.startswith(_WITHDRAW)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
@@ -124,6 +136,11 @@ class Index:
     def length(self) -> int:
         """How many bytes all parts have together."""
         return sum(part.length for part in self.parts)
+
+    @property
+    def orders(self) -> tuple[Part, ...]:
+        """The parts in which the site takes blueprints back."""
+        return tuple(part for part in self.parts if part.is_order)
 
     def part(self, name: str) -> Part | None:
         """Return a part by name, or None."""

@@ -103,7 +103,9 @@ def test_every_command_of_the_page_ran_and_there_was_no_server(trip):
 
 def test_a_site_without_a_line_predicts_and_stops_when_the_stick_says_so(trip):
     assert "not a medical device" in trip.told["predict"].err
-    assert trip.told["import withdrawal"]["withdrawn"] == trip.told["import blueprint"]["blueprint"]
+    taken_back = {trip.told["import blueprint"]["blueprint"]: "revoked"}
+    assert trip.told["import withdrawal"]["orders"] == taken_back
+    assert trip.told["import renewal"]["renewed"] == ["tls", "signing"]
     refused = trip.told["last fetch"]
     assert refused.code == 1
     assert "every release of study `nodules` is withdrawn" in refused.err

@@ -463,7 +463,7 @@ def test_a_withdrawal_by_stick_is_signed_by_the_sites_own_key(released):
         edge.withdraw(home, site.STUDY, file, reason="consent", now=now())
         assert b"consent" not in file.read_bytes()
         done = stick.import_file(coordinator, file)
-        assert done.withdrawn == released.digest("a")
+        assert done.orders == {released.digest("a"): "revoked"}
         before = kinds(coordinator)
         assert stick.import_file(coordinator, file) == done
         assert kinds(coordinator) == before
@@ -479,11 +479,11 @@ def test_a_tls_certificate_is_renewed_by_stick_once_per_request(enrolled):
     before = home.tls_chain.read_bytes()
     edge.write(home, file, now=now(), asks={})
     with enrolled.open(ahead=later) as coordinator:
-        assert stick.import_file(coordinator, file).renewed is False  # not due
+        assert stick.import_file(coordinator, file).renewed == ()  # not due
         edge.write(home, file, now=now(later), asks={})
-        assert stick.import_file(coordinator, file).renewed is True
+        assert stick.import_file(coordinator, file).renewed == ("tls",)
         assert kinds(coordinator)[-1] is Kind.CERTIFICATE_RENEWED
-        assert stick.import_file(coordinator, file).renewed is False  # twice is once
+        assert stick.import_file(coordinator, file).renewed == ()  # twice is once
         news = exported(coordinator)
     edge.visit(home, news, now=now(later))
     fresh = certificates.from_pem(home.tls_chain.read_bytes())[0]
@@ -499,9 +499,9 @@ def test_an_old_renewal_request_is_not_honoured_again(enrolled):
     edge.write(home, old, now=now(later), asks={})
     edge.write(home, newer, now=now(later), asks={})
     with enrolled.open(ahead=later) as coordinator:
-        assert stick.import_file(coordinator, newer).renewed is True
+        assert stick.import_file(coordinator, newer).renewed == ("tls",)
         before = kinds(coordinator)
-        assert stick.import_file(coordinator, old).renewed is False
+        assert stick.import_file(coordinator, old).renewed == ()
         assert kinds(coordinator) == before
 
 

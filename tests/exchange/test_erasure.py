@@ -1,19 +1,25 @@
 """Erasure: taking back never waits for budget, and one patient is found without being named."""
 
+import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from coordinator import papers
+from edge_agent import erasure, withdrawal
 from edge_agent import runs as agent_runs
-from edge_agent import withdrawal
 from edge_agent.runs import RUN
+from edge_agent.training.folder import ERASED, LOCK, OPTIONS, PRIVACY, WEIGHTS
 from federation.accounting import DpEvent
 from federation.blueprint import approval
 from federation.release import statement as documents
 from federation.study import Unit
-from kit import canonical, clock
+from kit import canonical, clock, config
 from kit.errors import KitError
+from kit.files import exclusive
 from pki import certificates, identity
 from tests.fakes import runs, site
 
@@ -48,7 +54,7 @@ def studies(enrolled):
 
 
 def erase(home, patient=PATIENT):
-    return withdrawal.withdraw_patient(home, patient, reason="she asked", now=clock.utc_now())
+    return erasure.withdraw_patient(home, patient, reason="she asked", now=clock.utc_now())
 
 
 def test_erasure_of_a_patient_takes_back_what_she_is_in_and_nothing_else(studies):
@@ -56,7 +62,7 @@ def test_erasure_of_a_patient_takes_back_what_she_is_in_and_nothing_else(studies
     with federation.serving():
         found = erase(home)
         assert (found.ledger_runs, found.withdrawn) == ((run_id,), (first,))
-        assert (found.cannot_tell, found.local_runs) == ((), (site.STUDY,))
+        assert (found.cannot_tell, found.runs_erased) == ((), (site.STUDY,))
         states = {s.digest: s.state for s in site.visit(home).blueprints}
         assert states == {first: "revoked", second: "pending"}
         again = erase(home)
@@ -80,6 +86,122 @@ def test_erasure_names_the_patient_nowhere_and_records_what_was_done(studies):
         for path in folder.rglob("*"):
             assert PATIENT not in path.name
             assert not path.is_file() or PATIENT.encode() not in path.read_bytes(), path
+
+
+def test_erasure_empties_the_runs_that_the_patient_was_in_and_no_other(studies):
+    federation, home, *_ = studies
+    folder, other = home.run(site.STUDY), home.run("other")
+    (folder / "checkpoint.safetensors").write_bytes(b"half way")
+    (folder / "samples").mkdir()
+    (folder / "samples" / "0.png").write_bytes(b"sample")
+    assert (folder / WEIGHTS).is_file()
+    with federation.serving():
+        found = erase(home)
+        assert (found.runs_erased, found.runs_in_use) == ((site.STUDY,), ())
+        kept = {path.name for path in folder.rglob("*")}
+        assert kept == {RUN, OPTIONS, PRIVACY, ERASED, LOCK}
+        assert (other / WEIGHTS).is_file()
+        for use in (site.submit, lambda home: agent_runs.train(home, REQUEST, **TRAIN)):
+            with pytest.raises(KitError, match="was erased with a patient"):
+                use(home)
+        assert site.submit(home, "other").state == "pending"
+
+
+def test_erasure_of_a_run_that_is_being_trained_ends_it_at_its_next_step(enrolled):
+    home = enrolled.home("a")
+    run_id = f"{site.STUDY}-0123456789abcdef"
+    (home.run(site.STUDY) / RUN).write_text(json.dumps({"id": run_id}))
+    event = DpEvent(sample_rate=0.1, noise_multiplier=4.0, steps=3)
+    with agent_runs.open_ledger(home) as ledger, enrolled.serving():
+        account = ledger.reserve(
+            run_id, [PATIENT], [event], clock.utc_now(), unit_kind=Unit.PATIENT
+        )
+        account.charge(1)
+        with exclusive(home.run(site.STUDY) / LOCK, busy="busy"):
+            found = erase(home)
+            assert (found.runs_erased, found.runs_in_use) == ((), (site.STUDY,))
+            with pytest.raises(KitError, match="in use by another process"):
+                erasure.require_whole(found)
+            with pytest.raises(KitError, match="closed in the ledger"):
+                account.charge(1)
+        erasure.require_whole(erase(home))
+    assert not (home.run(site.STUDY) / WEIGHTS).exists()
+
+
+def test_a_reason_that_names_the_patient_is_not_taken(studies):
+    federation, home, *_ = studies
+    with federation.serving():
+        for reason in (PATIENT, f"asked by {PATIENT.lower()}."):
+            with pytest.raises(KitError, match="reason contains the patient's id"):
+                erasure.withdraw_patient(home, PATIENT, reason=reason, now=clock.utc_now())
+        assert not (home.path / "withdrawals").exists()
+        assert erase(home).withdrawn
+
+
+def test_no_training_takes_an_erased_patient_again(enrolled, tmp_path):
+    """By real trainings: the file is named, the patient is not, and a new name does not help."""
+    home, data = enrolled.home("a"), tmp_path / "data"
+    config.save(home.config_path, dataclasses.replace(home.config, lifetime_epsilon="60.0"))
+    rows = write_patients_data(data)
+    train(home, data, "first")
+    with pytest.raises(KitError, match="cannot be reached"):
+        erase(home)  # nobody answers; what is here is done all the same
+    assert not (home.run("first") / WEIGHTS).exists()
+    told = train(home, data, "second")
+    left_out = [line for line in told if "unit erased here" in line]
+    assert ["`round/003.png`" in left_out[0], "`round/004.png`" in left_out[1]] == [True, True]
+    assert not [line for line in told if PATIENT in line]
+    assert ran_with(home) == ["first"]
+    renamed = [(file, patient.replace(PATIENT, "new-id")) for file, patient in rows]
+    write_map(data, renamed)
+    assert [line for line in train(home, data, "third") if "unit erased here" in line]
+    with agent_runs.open_ledger(home) as ledger:
+        assert ledger.runs_with("new-id")[1] == frozenset()
+        assert len(ledger.runs_with("p-0")[1]) == 3  # who stays is in all of them
+
+
+def ran_with(home):
+    with agent_runs.open_ledger(home) as ledger:
+        return sorted(name.rpartition("-")[0] for name in ledger.runs_with(PATIENT)[1])
+
+
+REQUEST = agent_runs.Request(
+    study=site.STUDY,
+    data=Path("unused"),
+    labels=("round",),
+    declared_count=60,
+    run=site.STUDY,
+    preset="tiny",
+    without_privacy=False,
+    steps=1,
+)
+TRAIN = {"now": clock.utc_now(), "tell": lambda _: None}
+
+
+def train(home, data, name):
+    """Train one step of one class; returns what was said."""
+    told = []
+    request = dataclasses.replace(REQUEST, data=data, run=name)
+    agent_runs.train(home, request, now=clock.utc_now(), tell=told.append)
+    return told
+
+
+def write_patients_data(root):
+    """Seventy images of one class; two of them are the patient's."""
+    (root / "round").mkdir(parents=True)
+    rng, rows = np.random.default_rng(5), []
+    for number in range(70):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "round" / f"{number:03d}.png")
+        patient = PATIENT if number in (3, 4) else f"p-{number}"
+        rows.append((f"round/{number:03d}.png", patient))
+    write_map(root, rows)
+    return rows
+
+
+def write_map(root, rows):
+    lines = ["file,patient", *(f"{file},{patient}" for file, patient in rows)]
+    (root / "patients.csv").write_text("\n".join(lines) + "\n")
 
 
 def test_erasure_the_order_and_its_reason_can_be_shown_later(studies):

@@ -428,7 +428,7 @@ def test_a_sites_quota_counts_what_comes_by_stick(blueprint_file, monkeypatch):
 def test_a_message_that_is_none_is_one_clear_line(enrolled):
     home, path = enrolled.home("a"), enrolled.folder / "from-a.stick"
     with enrolled.open() as coordinator:
-        for part_name in (rules.RENEW, rules.WITHDRAW):
+        for part_name in (rules.RENEW, rules.REKEY, rules.order_name(1), rules.order_name(64)):
             edge.write(home, path, now=clock.utc_now(), asks={part_name: b"\xff\xff\xff"})
             with pytest.raises(FormatError, match="not a message of the exchange"):
                 stick.import_file(coordinator, path)

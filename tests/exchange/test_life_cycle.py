@@ -165,7 +165,7 @@ def test_a1_a_new_signing_key_is_taken_only_on_the_word_of_the_present_one(feder
             (order_of(other), "not signed by"),
             (order_of(home, site="b"), "about another site"),
             (order_of(home, previous="0" * 64), "about another site or certificate"),
-            (order_of(home, time=yesterday), "not of today"),
+            (order_of(home, time=yesterday), "too old, or from the future"),
             (order_of(home, request=b"none"), "not a certificate request"),
         ):
             with pytest.raises(KitError, match=reason):

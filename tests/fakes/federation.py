@@ -364,6 +364,7 @@ class MemoryCoordinator:
                 who.signing_chain[0],
             ),
             certificate_revocations=self.certificate_revocations(),
+            authority_revocations=b"",
             signing_chain=certificates.pem(*who.signing_chain),
             pseudonym_salt=b"",
             studies=(self.study_news(),),

@@ -1,0 +1,53 @@
+"""Units that were erased here: no training takes them again, by whatever name a file comes back.
+
+They are known as the privacy ledger knows them, by a keyed hash. When a patient's image is met
+after the erasure, the hash of the image is noted too, so that the same image is known without the
+patient map, or under another id.
+"""
+
+from edge_agent import ledger
+from edge_agent.home import Home
+from kit import canonical
+from kit.errors import FormatError
+from kit.files import write_atomic
+
+VERSION = 1
+_FILE = "erased.json"
+_MAX_BYTES = 64 << 20  # a million units
+
+
+class Erased:
+    """The erased units of one home."""
+
+    def __init__(self, home: Home) -> None:
+        """Read them.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
+        self._path, self._secret = home.path / "state" / _FILE, home.unit_secret()
+        self._units = _read(home) if self._path.is_file() else set()
+
+    def add(self, *units: str) -> None:
+        """Note units, durably, before anything else is done about them."""
+        fresh = {ledger.pseudonym(self._secret, unit).hex() for unit in units} - self._units
+        if not fresh:
+            return
+        self._units |= fresh
+        table = {"version": VERSION, "units": sorted(self._units)}
+        write_atomic(self._path, canonical.encode(table), mode=0o600)
+
+    def covers(self, *units: str) -> bool:
+        """Say whether one of these units was erased."""
+        if not self._units:
+            return False
+        return any(ledger.pseudonym(self._secret, unit).hex() in self._units for unit in units)
+
+
+def _read(home: Home) -> set[str]:
+    data = canonical.decode((home.path / "state" / _FILE).read_bytes(), limit=_MAX_BYTES)
+    table = canonical.fields(data, {"version", "units"}, what="list of erased units")
+    canonical.version(table["version"], expected=VERSION, what="list of erased units")
+    if not isinstance(table["units"], list):
+        raise FormatError("list of erased units is damaged")
+    return {canonical.sha256_hex(unit, what="erased unit") for unit in table["units"]}

@@ -106,7 +106,13 @@ def train(
     folder = home.run(request.run)
     require_not_erased(folder, request.run)
     gone = Erased(home)
-    cohort, report = load_cohort(request.data, study, request.labels, is_erased=gone.covers)
+    cohort, report = load_cohort(
+        request.data,
+        study,
+        request.labels,
+        exact_minimum=request.without_privacy,
+        is_erased=gone.covers,
+    )
     gone.add(*report.erased_images)
     for line in report.lines():
         tell(line)

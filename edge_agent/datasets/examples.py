@@ -1,6 +1,7 @@
 """What training sees: images, labels and whose they are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,17 @@ class Cohort:
     units: tuple[str, ...]
     digests: tuple[str, ...]
     unit_kind: Unit
+
+    def only(self, classes: NDArray[np.int64]) -> Self:
+        """Return the cohort of these classes' images; a unit that has none of them is not in it."""
+        kept = np.flatnonzero(np.isin(self.labels, classes))
+        return replace(
+            self,
+            images=self.images[kept],
+            labels=self.labels[kept],
+            units=tuple(self.units[i] for i in kept),
+            digests=tuple(self.digests[i] for i in kept),
+        )
 
     def account_keys(self) -> tuple[str, ...]:
         """Return the distinct keys that the privacy ledger charges, sorted.

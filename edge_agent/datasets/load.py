@@ -68,6 +68,7 @@ def load_cohort(
     declared_labels: Sequence[str],
     *,
     split: str = "train",
+    exact_minimum: bool = False,
     on_image: Callable[[int, int], None] | None = None,
     is_erased: Callable[[str, str], bool] = lambda _unit, _digest: False,
 ) -> tuple[Cohort, DataReport]:
@@ -78,6 +79,8 @@ def load_cohort(
         study: gives classes, shape, privacy unit and minimum per class.
         declared_labels: the classes this site declared before its data were read.
         split: which part of an `.npz`; a folder is read whole.
+        exact_minimum: leave out a class that has fewer units than the study's minimum. Without
+            privacy only: a private run decides by a noisy count, inside its mechanism.
         on_image: called with how many images are read and how many there are.
         is_erased: says of an image's unit and digest whether one of them was erased at this site;
             such an image is left out and reported by its file.
@@ -109,7 +112,7 @@ def load_cohort(
             found.add(source, study.image)
         if on_image is not None:
             on_image(len(found.images), total)
-    report = _report(found, opened, study, declared)
+    report = _report(found, opened, study, declared, exact_minimum=exact_minimum)
     _require_images(path, report)
     return _cohort(found, study, report), report
 
@@ -126,8 +129,16 @@ def _declared(study: Study, labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(c for c in study.classes if c in set(labels))
 
 
-def _report(found: _Found, opened: Opened, study: Study, declared: tuple[str, ...]) -> DataReport:
-    counts = tuple(_count(found, label, study.minimum_per_class) for label in declared)
+def _report(
+    found: _Found,
+    opened: Opened,
+    study: Study,
+    declared: tuple[str, ...],
+    *,
+    exact_minimum: bool,
+) -> DataReport:
+    least = study.minimum_per_class if exact_minimum else 1
+    counts = tuple(_count(found, label, least) for label in declared)
     used = {c.label for c in counts if c.used}
     rule = study.image
     sizes = sorted(found.sizes.items(), key=lambda item: (-item[1], item[0]))

@@ -58,7 +58,8 @@ class DataReport:
         unit: whose presence a private run hides.
         channels, height, width: the study's shape, in pixels.
         images, units: what training uses, after everything that was left out.
-        classes: the declared classes in study order; `used` is false below `minimum_per_class`.
+        classes: the declared classes in study order. Without privacy `used` is false below
+            `minimum_per_class`; a private run decides by a noisy count of its own.
         absent: declared classes without any image.
         undeclared: class folders (or labels) that the operator did not declare: left out.
         refused: files left out, each with its reason.
@@ -125,6 +126,12 @@ class DataReport:
             f"class {c} is below the study's minimum of {least} units: dropped from training, "
             "its label stays declared"
             for c in self.dropped
+        ]
+        lines += [
+            f"class {c.label} is below the study's minimum of {least} units: a noisy count decides "
+            "whether it is trained on, its label stays declared"
+            for c in self.classes
+            if c.used and c.units < least
         ]
         lines += [f"`{printable(u.file)}` {u.reason}" for u in self.undeclared]
         lines += _some("refused", self.refused) + _some("read in part", self.notes)

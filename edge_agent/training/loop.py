@@ -2,6 +2,8 @@
 
 Invariants:
 
+- A private run's first release, noisy sums per class, is charged and on the disk before it is used;
+  it decides which declared classes are trained on, and what the network is warmed up on.
 - A step is charged, durably, after its gradients are known to be finite and before its noisy
   update is applied. After a crash the steps charged since the last checkpoint are lost, never
   repeated: training goes on at the number of charged steps.
@@ -14,7 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any, Protocol, Self
@@ -25,12 +27,14 @@ import torch
 from edge_agent.datasets.examples import Cohort
 from edge_agent.training import checkpoint, gradients
 from edge_agent.training.checkpoint import TrainState
+from edge_agent.training.class_sums import release
 from edge_agent.training.crew import Alone, Crew, joined, own_device
-from edge_agent.training.noise import secret_uniform
+from edge_agent.training.noise import secret_seed, secret_uniform
 from edge_agent.training.optimizer import SecretNoiseOptimizer
 from edge_agent.training.plan import PrivacyPlan
 from edge_agent.training.recipe import Recipe
 from edge_agent.training.sampler import Indices, image_draws, poisson_draw, unit_table
+from edge_agent.training.warm_up import warm_up
 from federation.accounting import curve_of, epsilon_of
 from federation.learning.generator import edm
 from federation.learning.generator.architecture import (
@@ -63,7 +67,11 @@ class StepLedger(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Everything one training needs; `plan` and `ledger` are None without privacy."""
+    """Everything one training needs; `plan` and `ledger` are None without privacy.
+
+    `declared` are the positions of the declared classes; of these, a private run trains on the
+    ones that have `minimum_per_class` units as far as its noisy counts tell.
+    """
 
     folder: Path
     architecture: Architecture
@@ -74,6 +82,8 @@ class Job:
     plan: PrivacyPlan | None
     ledger: StepLedger | None
     progress: ProgressFactory
+    declared: tuple[int, ...] = ()
+    minimum_per_class: int = 0
     crew: Crew = field(default_factory=Alone)
 
 
@@ -81,19 +91,23 @@ def train(job: Job) -> TrainState:
     """Train to the last step, from the checkpoint of `job.folder` if there is one.
 
     Raises:
-        KitError: the loss is not finite, or ledger and checkpoint contradict each other.
+        KitError: the loss is not finite, ledger and checkpoint contradict each other, or no class
+            has enough units.
         InterruptedRunError: ctrl-C; the checkpoint holds the last whole step.
     """
-    data, device = Batches.of(job), own_device()
+    device = own_device()
     state, update = _begin(job, device)
-    job.crew.begin(task(job), data.images, data.labels)
     checkpoint.restore(job.folder, state)
     first = _first_step(job, state)
     spent = _epsilon_by_step(job.plan)
-    progress = job.progress("training", job.steps, first)
-    saved_at = started = time.monotonic()
 
     with _deferred_interrupt() as is_interrupted:
+        if job.plan is not None:
+            job = _after_first_release(job, job.plan, state, is_interrupted)
+        data = Batches.of(job)
+        job.crew.begin(task(job), data.images, data.labels)
+        progress = job.progress("training", job.steps, first)
+        saved_at = started = time.monotonic()
         for step in range(first, job.steps):
             # gradients, then the charge, then the update
             loss = update.gradients(data, job.crew)
@@ -149,7 +163,7 @@ class Batches:
         self._recipe, self._flip, self._device = recipe, flip, own_device()
         self._rows_per_pass = rows_per_pass(self._device, side_px=max(images.shape[-2:]))
         # noise levels and image noise carry no privacy; still from fresh entropy, never kept
-        self._generator = torch.Generator(self._device).manual_seed(_entropy())
+        self._generator = torch.Generator(self._device).manual_seed(secret_seed())
 
     @classmethod
     def of(cls, job: Job) -> Self:
@@ -294,7 +308,7 @@ class PlainUpdate:
 
 def _begin(job: Job, device: torch.device) -> tuple[TrainState, _Update]:
     with torch.random.fork_rng():
-        torch.random.manual_seed(_entropy())  # the first weights; never kept
+        torch.random.manual_seed(secret_seed())  # the first weights; never kept
         network = build_network(job.architecture).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     update, adam = _update(network, job.recipe, job.plan)
@@ -343,35 +357,94 @@ def task(job: Job) -> dict[str, Any]:
 def _first_step(job: Job, state: TrainState) -> int:
     if job.ledger is None:
         return state.step
-    charged = job.ledger.charged
-    if charged < state.step:
+    charged, first_release = job.ledger.charged, int(state.released is not None)
+    if charged < state.step + first_release:
         raise KitError(
-            f"the ledger knows {charged} steps of this run, its checkpoint {state.step}",
+            f"the ledger knows {charged} steps of this run, its checkpoint"
+            f" {state.step + first_release}",
             hint="the ledger was restored from an older copy; start a new run",
         )
-    if charged == job.steps and not state.step:
+    if charged and state.released is None:
         raise KitError(
-            f"all {charged} steps of this run were charged, and no checkpoint of them is left",
+            f"{charged} steps of this run were charged, and no checkpoint of them is left",
             hint="they stay spent; start a new run with --run NAME",
         )
-    return charged
+    return charged - first_release
+
+
+def _after_first_release(
+    job: Job, plan: PrivacyPlan, state: TrainState, is_interrupted: Callable[[], bool]
+) -> Job:
+    """Release the class sums, once, warm the network up, and return the job without small classes.
+
+    Raises:
+        KitError: an image is not finite, or no class has enough units.
+        InterruptedRunError: ctrl-C; what was released is in the checkpoint.
+    """
+    if state.released is None:
+        declared = np.array(job.declared, dtype=np.int64)
+        found = release(job.cohort, declared, noise_multiplier=plan.sums_noise_multiplier)
+        if not np.isfinite(found.images).all():
+            raise KitError(
+                "an image holds values that are not finite",
+                hint="look at the images and the data report; nothing was charged",
+            )
+        if job.ledger is not None:
+            job.ledger.charge(1)
+        state.released = found
+        checkpoint.write(job.folder, state)
+    enough = state.released.enough(job.minimum_per_class)
+    if not enough.any():
+        raise KitError(
+            f"no declared class seems to have {job.minimum_per_class} units",
+            hint="a noisy count decides, and is charged; declare classes that surely have more",
+        )
+    if not state.is_warm:
+        _warm_up(job, plan, state, is_interrupted)
+    return replace(job, cohort=job.cohort.only(np.array(job.declared)[enough]))
+
+
+def _warm_up(
+    job: Job, plan: PrivacyPlan, state: TrainState, is_interrupted: Callable[[], bool]
+) -> None:
+    if state.released is None:
+        raise RuntimeError("there is nothing to warm up on before the first release")
+    enough = state.released.enough(job.minimum_per_class)
+    progress = job.progress("warm-up", plan.warm_up_steps, 0)
+
+    def on_step(done: int) -> None:
+        progress.update(done)
+        if is_interrupted():
+            raise InterruptedRunError("stopped in the warm-up", hint=_RESUME_HINT)
+
+    plain = build_network(job.architecture).to(next(state.network.parameters()).device)
+    plain.load_state_dict(state.network.state_dict())
+    warm = warm_up(
+        plain,
+        torch.from_numpy(state.released.means()[enough]),
+        torch.tensor(job.declared)[torch.from_numpy(enough)],
+        side_px=(job.architecture.height, job.architecture.width),
+        steps=plan.warm_up_steps,
+        on_step=on_step,
+    )
+    for network in (state.network, state.average):
+        network.load_state_dict(warm.state_dict())
+    state.is_warm = True
+    checkpoint.write(job.folder, state)
 
 
 def _epsilon_by_step(plan: PrivacyPlan | None) -> Callable[[int], float]:
     if plan is None:
         return lambda _step: math.inf
-    curve = curve_of(plan.events) / plan.steps
-    return lambda step: epsilon_of(curve * step, plan.delta)
+    *first, training = plan.events
+    before, each = curve_of(first), curve_of([training]) / training.steps
+    return lambda step: epsilon_of(before + each * step, plan.delta)
 
 
 def _blend(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     with torch.no_grad():
         for mean, latest in zip(average.parameters(), network.parameters(), strict=True):
             mean.lerp_(latest, 1 - decay)
-
-
-def _entropy() -> int:
-    return int(secret_uniform(1)[0] * 2**53)
 
 
 @contextmanager

@@ -47,10 +47,14 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
     def add_noise(self) -> None:
         """Set `grad` to the clipped sum plus N(0, (sigma C)^2), added in float64."""
         std = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
+        sizes = [parameter.numel() for parameter in self.params]
+        noise = secret_noise(torch.Size([sum(sizes)]), std=std)  # one call: it is secret, not cheap
+        at = 0
+        for parameter, size in zip(self.params, sizes, strict=True):
             clean = parameter.summed_grad.double()
-            noise = secret_noise(clean.shape, std=std).to(clean.device)
-            parameter.grad = (clean + noise).to(parameter.dtype).view_as(parameter)
+            noisy = clean + noise[at : at + size].to(clean.device).view_as(clean)
+            parameter.grad = noisy.to(parameter.dtype).view_as(parameter)
+            at += size
 
 
 def private_adam(

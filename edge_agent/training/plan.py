@@ -4,9 +4,11 @@ Invariants:
 
 - Nothing in a plan depends on the private data: all follows from the study, the image shape and
   `n_declared`, a public lower bound on the number of units that the operator gives.
+- A private run makes two kinds of release: first one noisy sum per class over all units
+  (`edge_agent.training.class_sums`), then the noisy gradients. Both are in `events`.
 - q = B / n_declared is the rate of the Poisson draw, and B the divisor of the noisy sum, however
   many units the site really has.
-- epsilon is `federation.accounting`'s for (q, sigma, steps, delta); the coordinator recomputes it.
+- epsilon is `federation.accounting`'s for all events at delta; the coordinator recomputes it.
 """
 
 import math
@@ -23,6 +25,8 @@ MIN_UNITS = 32  # below this the noise is many times the sum of all units, whate
 MAX_DELTA = 1e-5
 _MAX_BATCH = 1024
 _LARGE_SITE = 5000
+_SUMS_SHARE = 0.1  # of the Renyi divergence that the run may have
+_WARM_UP_STEPS = 150
 _NOISE_GRID = 1e4  # noise multipliers are rounded up to four decimals
 _FIGURE_TOLERANCE = 1e-9
 
@@ -42,6 +46,8 @@ class PrivacyPlan:
         draws_per_unit: K, noise draws averaged inside a unit's gradient before it is clipped.
         delta: the failure probability the plan is made for, over the lifetime.
         epsilon: of this run alone at `delta`.
+        sums_noise_multiplier: noise of the class sums, over the norm 1 of a unit's part in them.
+        warm_up_steps: steps on the central images before the first private one; they cost nothing.
     """
 
     unit: Unit
@@ -54,6 +60,8 @@ class PrivacyPlan:
     draws_per_unit: int
     delta: float
     epsilon: float
+    sums_noise_multiplier: float
+    warm_up_steps: int
 
     def __post_init__(self) -> None:
         """Refuse figures that do not belong together.
@@ -64,6 +72,8 @@ class PrivacyPlan:
         """
         if min(self.steps, self.expected_batch_size, self.draws_per_unit) < 1:
             raise KitError("a privacy plan has at least one step, unit and draw")
+        if self.warm_up_steps < 0:
+            raise KitError(f"number of warm-up steps `{self.warm_up_steps}` is negative")
         if not 0 < self.max_grad_norm < math.inf:
             raise KitError(f"clipping norm `{self.max_grad_norm}` is not positive")
         rate = self.expected_batch_size / self.n_declared if self.n_declared > 0 else math.inf
@@ -76,6 +86,7 @@ class PrivacyPlan:
     def events(self) -> tuple[DpEvent, ...]:
         """What the ledger is charged for, in the order of release."""
         return (
+            _sums_event(self.sums_noise_multiplier),
             DpEvent(
                 sample_rate=self.sample_rate,
                 noise_multiplier=self.noise_multiplier,
@@ -92,7 +103,9 @@ class PrivacyPlan:
             f"{self.draws_per_unit} noise draws inside one clip at {self.max_grad_norm:g}; "
             f"{self.steps} steps with noise {self.noise_multiplier:g} give epsilon "
             f"{self.epsilon:.3g} at delta {self.delta:g} "
-            f"(declared number x delta = {self.n_declared * self.delta:.2g})"
+            f"(declared number x delta = {self.n_declared * self.delta:.2g}); before them one "
+            f"count and mean image per class with noise {self.sums_noise_multiplier:g}, "
+            f"{self.warm_up_steps} steps on these means, which cost nothing more"
         )
 
     def to_table(self) -> dict[str, Any]:
@@ -142,13 +155,23 @@ def plan_for(
     lifetime = policy.epsilon if lifetime_epsilon is None else lifetime_epsilon
     count = preset.steps if steps is None else steps
     rate = preset.expected_batch_size / n_declared
-    least = max(
-        noise_multiplier_for(
-            epsilon=limit, delta=delta, sample_rate=rate, steps=count, past=counted
+
+    def least_noise(*first: DpEvent, rate: float, steps: int) -> float:
+        least = max(
+            noise_multiplier_for(
+                epsilon=limit,
+                delta=delta,
+                sample_rate=rate,
+                steps=steps,
+                past=(*counted, *first),
+            )
+            for limit, counted in ((policy.epsilon, ()), (lifetime, tuple(past)))
         )
-        for limit, counted in ((policy.epsilon, ()), (lifetime, past))
-    )
-    noise = math.ceil(least * _NOISE_GRID) / _NOISE_GRID
+        return math.ceil(least * _NOISE_GRID) / _NOISE_GRID
+
+    of_all = least_noise(rate=1.0, steps=1) / math.sqrt(preset.sums_share)
+    sums_noise = math.ceil(of_all * _NOISE_GRID) / _NOISE_GRID
+    noise = least_noise(_sums_event(sums_noise), rate=rate, steps=count)
     if noise > preset.expected_batch_size:
         raise KitError(
             f"the privacy budget of these {unit}s is all but spent: noise {noise:.3g} would hide "
@@ -166,7 +189,9 @@ def plan_for(
         expected_batch_size=preset.expected_batch_size,
         draws_per_unit=preset.draws_per_unit,
         delta=delta,
-        epsilon=compose([event], delta),
+        epsilon=compose([_sums_event(sums_noise), event], delta),
+        sums_noise_multiplier=sums_noise,
+        warm_up_steps=min(preset.warm_up_steps, count),
     )
 
 
@@ -178,6 +203,8 @@ class PrivatePreset:
     steps: int
     draws_per_unit: int
     max_grad_norm: float
+    sums_share: float
+    warm_up_steps: int
 
 
 def private_preset(n_declared: int) -> PrivatePreset:
@@ -192,8 +219,17 @@ def private_preset(n_declared: int) -> PrivatePreset:
     batch = min(n_declared // 3, max(128, n_declared // 8), _MAX_BATCH)
     steps = 300 if n_declared < _LARGE_SITE else 1000
     return PrivatePreset(
-        expected_batch_size=batch, steps=steps, draws_per_unit=4, max_grad_norm=1.0
+        expected_batch_size=batch,
+        steps=steps,
+        draws_per_unit=4,
+        max_grad_norm=1.0,
+        sums_share=_SUMS_SHARE,
+        warm_up_steps=_WARM_UP_STEPS,
     )
+
+
+def _sums_event(noise_multiplier: float) -> DpEvent:
+    return DpEvent(sample_rate=1.0, noise_multiplier=noise_multiplier, steps=1)
 
 
 def _agree(one: float, other: float) -> bool:

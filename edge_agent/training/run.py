@@ -135,7 +135,7 @@ def train_run(
         _claim(folder, study, architecture, cohort, options)
         try:
             if not is_finished:
-                job = _job(folder, architecture, cohort, options, ledger, progress)
+                job = _job(folder, study, architecture, cohort, options, ledger, progress)
                 _train_and_write(replace(job, crew=crew or Alone()), study, options)
         except KeyboardInterrupt as error:
             raise InterruptedRunError(
@@ -215,6 +215,7 @@ def _claim(
 
 def _job(
     folder: Path,
+    study: Study,
     architecture: Architecture,
     cohort: Cohort,
     options: TrainOptions,
@@ -233,6 +234,10 @@ def _job(
         plan=options.plan,
         ledger=ledger if options.plan is not None else None,
         progress=progress,
+        declared=tuple(
+            at for at, label in enumerate(study.classes) if label in options.declared_labels
+        ),
+        minimum_per_class=study.minimum_per_class,
     )
 
 
@@ -289,6 +294,7 @@ def privacy_table(plan: PrivacyPlan | None, unit: Unit) -> dict[str, Any]:
     return fixed | {
         "mechanism": GAUSSIAN if len(plan.events) == 1 else COMPOSITION,
         "events": [asdict(event) for event in plan.events],
+        "warm_up_steps": plan.warm_up_steps,
         "max_grad_norm": plan.max_grad_norm,
         "draws_per_unit": plan.draws_per_unit,
         "expected_batch_size": plan.expected_batch_size,

@@ -113,20 +113,32 @@ def test_a_pipe_named_as_an_image_does_not_hang(make_study, make_folder) -> None
 
 def test_a_class_below_the_minimum_is_dropped_and_stays_declared(make_study, make_folder) -> None:
     root = make_folder({"cat": 5, "dog": 4})
-    both, _ = load_cohort(root, make_study(minimum=4), ["cat", "dog"])
+    exact = {"exact_minimum": True}
+    both, _ = load_cohort(root, make_study(minimum=4), ["cat", "dog"], **exact)
     assert set(both.labels.tolist()) == {0, 1}
-    cohort, report = load_cohort(root, make_study(minimum=5), ["cat", "dog"])
+    cohort, report = load_cohort(root, make_study(minimum=5), ["cat", "dog"], **exact)
     assert set(cohort.labels.tolist()) == {0}
     assert report.dropped == ("dog",)
     assert [c.label for c in report.classes] == ["cat", "dog"]
     assert any("class dog is below the study's minimum of 5 units" in w for w in report.warnings())
 
 
+def test_a12_no_exact_count_decides_what_a_private_run_trains_on(make_study, make_folder) -> None:
+    root = make_folder({"cat": 5, "dog": 4})
+    cohort, report = load_cohort(root, make_study(minimum=5), ["cat", "dog"])
+    assert set(cohort.labels.tolist()) == {0, 1}
+    assert report.dropped == ()
+    assert [w for w in report.warnings() if "a noisy count decides" in w] == [
+        "class dog is below the study's minimum of 5 units: a noisy count decides whether it is "
+        "trained on, its label stays declared"
+    ]
+
+
 def test_the_minimum_counts_patients_not_images(make_study, make_folder) -> None:
     root = make_folder({"cat": 6, "dog": 6})
     rows = [(f"cat/{i:03d}.png", f"p{i}") for i in range(6)]
     write_patients(root, rows + [(f"dog/{i:03d}.png", "same") for i in range(6)])
-    _, report = load_cohort(root, make_study(minimum=3), ["cat", "dog"])
+    _, report = load_cohort(root, make_study(minimum=3), ["cat", "dog"], exact_minimum=True)
     assert [(c.images, c.units, c.used) for c in report.classes] == [(6, 6, True), (6, 1, False)]
 
 
@@ -265,7 +277,7 @@ def test_nothing_left_after_refusals_is_an_error_that_says_why(make_study, make_
     root = make_folder({"cat": 2})
     assert load_cohort(root, make_study(minimum=2), ["cat"])
     with pytest.raises(KitError, match=r"no image of .* is left") as caught:
-        load_cohort(root, make_study(minimum=3), ["cat"])
+        load_cohort(root, make_study(minimum=3), ["cat"], exact_minimum=True)
     assert "below the study's minimum" in str(caught.value.hint)
     with pytest.raises(KitError, match="no image of the declared classes dog, eel") as caught:
         load_cohort(root, make_study(), ["dog", "eel"])
@@ -292,7 +304,7 @@ def test_the_same_folder_gives_the_same_cohort(make_study, make_folder) -> None:
 def test_the_report_is_canonical_json_and_counts_add_up(make_study, make_folder) -> None:
     root = make_folder({"cat": 5, "dog": 2, "fox": 1})
     (root / "cat" / "b\u00e4d\x1b[31m.png").write_bytes(b"x")
-    cohort, report = load_cohort(root, make_study(minimum=3), ["cat", "dog"])
+    cohort, report = load_cohort(root, make_study(minimum=3), ["cat", "dog"], exact_minimum=True)
     table = json.loads(canonical.encode(report.to_table()))
     assert sum(c["images"] for c in table["classes"] if c["used"]) == len(cohort.images)
     assert sum(s["images"] for s in table["sizes"]) == 7

@@ -1,9 +1,10 @@
+import math
 from dataclasses import replace
 
 import pytest
 
-from edge_agent.training.plan import MIN_UNITS, PrivacyPlan, plan_for
-from federation.accounting import DpEvent, compose, epsilon
+from edge_agent.training.plan import MIN_UNITS, PrivacyPlan, plan_for, private_preset
+from federation.accounting import DpEvent, compose
 from federation.study import Unit
 from kit.errors import KitError
 
@@ -15,12 +16,20 @@ def test_plan_follows_from_the_declared_number_alone(study):
     assert plan.delta == 1e-5
     assert plan.epsilon <= study.privacy.epsilon
     assert plan.epsilon > 0.999 * study.privacy.epsilon
-    assert plan.epsilon == epsilon(
-        sample_rate=plan.sample_rate,
-        noise_multiplier=plan.noise_multiplier,
-        steps=plan.steps,
-        delta=plan.delta,
-    )
+    sums, training = plan.events
+    assert plan.epsilon == compose([sums, training], plan.delta)
+    assert (sums.sample_rate, sums.steps) == (1.0, 1)
+    assert (training.sample_rate, training.steps) == (plan.sample_rate, plan.steps)
+
+
+def test_the_class_sums_get_their_share_of_the_budget_and_training_the_rest(study):
+    plan = plan_for(study, n_declared=400, unit=Unit.IMAGE)
+    sums, training = plan.events
+    share = private_preset(400).sums_share
+    whole = replace(sums, noise_multiplier=sums.noise_multiplier * math.sqrt(share))
+    assert compose([whole], plan.delta) == pytest.approx(study.privacy.epsilon, rel=1e-3)
+    apart = compose([sums], plan.delta) + compose([training], plan.delta)
+    assert compose([training], plan.delta) < plan.epsilon < apart
 
 
 def test_delta_is_the_least_of_study_design_and_number(study, make):
@@ -90,6 +99,8 @@ def test_plan_reads_back_and_says_why(study):
         {"steps": 0},
         {"epsilon": 1.0},
         {"delta": 1e-3},
+        {"sums_noise_multiplier": 9.0},
+        {"warm_up_steps": -1},
         {"max_grad_norm": 0.0},
         {"max_grad_norm": float("inf")},
         {"draws_per_unit": 0},

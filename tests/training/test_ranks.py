@@ -70,11 +70,11 @@ def test_a_run_of_two_ranks_goes_on_with_one(tmp_path):
     with safe_open(folder / checkpoint.NAME, framework="pt") as file:
         kinds = {name.split(".")[0] for name in file.keys()}  # noqa: SIM118
         assert set(file.metadata()) == {"training"}
-    assert kinds == {"network", "average", "adam"}
+    assert kinds == {"network", "average", "adam", "released"}
 
     account = ranked_run.Account(charged, stop=0)
     privacy = dict(ranked_run.train(folder, account).privacy)
-    assert account.charged == 4  # the plan's steps, however many ranks took them
+    assert account.charged == 1 + 4  # the class sums and the plan's steps, whatever the ranks
     assert {path.name for path in folder.iterdir()} == FILES
     fresh = ranked_run.Account(tmp_path / "alone.charged", stop=0)
     assert ranked_run.train(tmp_path / "alone", fresh).privacy == privacy

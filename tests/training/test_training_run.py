@@ -37,11 +37,12 @@ def test_private_run_writes_exactly_its_files(
 ):
     result = train_run(tmp_path / "run", study, architecture, cohort, options, ledger)
     assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
-    assert ledger.charged == options.plan.steps
+    assert ledger.charged == 1 + options.plan.steps
     assert not result.was_finished
     privacy = json.loads((tmp_path / "run/privacy.json").read_text())
     assert privacy == result.privacy
-    assert privacy["mechanism"] == "poisson-subsampled-gaussian"
+    assert privacy["mechanism"] == "gaussian-composition"
+    assert [event["steps"] for event in privacy["events"]] == [1, options.plan.steps]
     assert privacy["unit"] == "image"
     assert privacy["epsilon"] == options.plan.epsilon <= 8
     assert privacy["n_times_delta"] == pytest.approx(60e-5)
@@ -76,9 +77,10 @@ def test_no_file_holds_a_seed_or_the_state_of_a_generator(
         kinds = {name.split(".")[0] for name in file.keys()}  # noqa: SIM118
         moments = {n.split(".")[1] for n in file.keys() if n.startswith("adam.")}  # noqa: SIM118
         header = file.metadata()
-    assert kinds == {"network", "average", "adam"}
+    assert kinds == {"network", "average", "adam", "released"}
     assert moments == {"step", "exp_avg", "exp_avg_sq"}
-    assert set(json.loads(header["training"])) == {"step", "metrics"}
+    told = {"step", "metrics", "is_warm", "count_noise", "image_noise"}
+    assert set(json.loads(header["training"])) == told
     train_run(tmp_path / "run", study, architecture, cohort, options, interrupting)
     for path in (tmp_path / "run").iterdir():
         text = path.read_bytes().lower()
@@ -105,11 +107,11 @@ def test_resumed_run_charges_exactly_the_planned_steps(
     with pytest.raises(InterruptedRunError) as caught:
         train_run(tmp_path / "run", study, architecture, cohort, options, interrupting)
     assert "run the same command again" in caught.value.hint
-    assert interrupting.charged == 2
+    assert interrupting.charged == 2  # the class sums, and a step
     assert not (tmp_path / "run/weights.safetensors").exists()
     assert saved_plan(tmp_path / "run") == options.plan
     train_run(tmp_path / "run", study, architecture, cohort, options, interrupting)
-    assert interrupting.charged == options.plan.steps
+    assert interrupting.charged == 1 + options.plan.steps
     assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
 
 
@@ -126,17 +128,17 @@ def test_steps_lost_in_a_crash_stay_charged(tmp_path, study, architecture, cohor
     assert dying.charged == 3
     (tmp_path / "run/.checkpoint.safetensors.abc").write_bytes(b"half")  # as a kill leaves it
     train_run(tmp_path / "run", study, architecture, cohort, options, dying)
-    assert dying.charged == options.plan.steps
+    assert dying.charged == 1 + options.plan.steps
     assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line).get("step") for line in lines] == [4, None]
+    assert [json.loads(line).get("step") for line in lines] == [3, 4, None]
 
 
 def test_a_run_whose_every_step_was_lost_ships_no_untrained_weights(
     tmp_path, study, architecture, cohort, options, ledger
 ):
-    ledger.charge(options.plan.steps)
-    with pytest.raises(KitError, match="all 4 steps of this run were charged, and no checkpoint"):
+    ledger.charge(1 + options.plan.steps)
+    with pytest.raises(KitError, match="5 steps of this run were charged, and no checkpoint"):
         train_run(tmp_path / "lost", study, architecture, cohort, options, ledger)
     assert not (tmp_path / "lost/weights.safetensors").exists()
     train_run(tmp_path / "run", study, architecture, cohort, options, type(ledger)())
@@ -185,6 +187,8 @@ def job(folder, architecture, cohort, options, ledger):
         plan=options.plan,
         ledger=ledger,
         progress=show_progress,
+        declared=(0, 1),
+        minimum_per_class=10,
     )
 
 
@@ -193,7 +197,7 @@ def test_finished_run_is_left_as_it_is(tmp_path, study, architecture, cohort, op
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     again = train_run(tmp_path / "run", study, architecture, cohort, options, ledger)
     assert again.was_finished
-    assert ledger.charged == options.plan.steps
+    assert ledger.charged == 1 + options.plan.steps
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
@@ -220,7 +224,7 @@ def test_loss_that_is_not_finite_is_refused_uncharged(
     images = cohort.images.copy()
     images[:, :, 3, 3] = np.nan
     broken = replace(cohort, images=images)
-    with pytest.raises(KitError, match="loss is not finite") as caught:
+    with pytest.raises(KitError, match="values that are not finite") as caught:
         train_run(tmp_path / "bad", study, architecture, broken, options, ledger)
     assert caught.value.hint
     assert ledger.charged == 0
@@ -322,8 +326,8 @@ def test_three_channels_28_px_and_five_classes_run(tmp_path, make, ledger, is_pr
     result = train_run(
         tmp_path / "run", study, described, cohort, options, ledger if is_private else None
     )
-    assert result.privacy["mechanism"] == ("poisson-subsampled-gaussian" if is_private else "none")
-    assert ledger.charged == int(is_private)
+    assert result.privacy["mechanism"] == ("gaussian-composition" if is_private else "none")
+    assert ledger.charged == 2 * int(is_private)
 
 
 def test_training_without_privacy_lowers_the_loss(tmp_path, architecture, cohort, make):

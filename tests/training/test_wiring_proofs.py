@@ -35,6 +35,7 @@ UNITS, IMAGES_OF_ONE = 143, 40
 CLIP, SIGMA, BATCH, DRAWS, STEPS = 0.05, 1.0, 32, 2, 300  # q = 0.2238, and 1 / len(loader) is 0.2
 TINY = {"kind": "edm-unet2d", "version": 1, "preset": "tiny", "channels": 1}
 TINY |= {"height": SIDE, "width": SIDE, "num_classes": 3}
+SUMS_SIGMA = 4.0  # of the class sums
 Z = 6.0  # of every two-sided check: a false alarm once in 1e9
 
 
@@ -65,6 +66,7 @@ def cohort_of(people: int = UNITS - 1, images_of_one: int = IMAGES_OF_ONE) -> Co
 
 def plan_of(*, batch: int = BATCH, declared: int = UNITS, sigma: float = SIGMA) -> PrivacyPlan:
     rate = batch / declared
+    first = DpEvent(sample_rate=1.0, noise_multiplier=SUMS_SIGMA, steps=1)
     event = DpEvent(sample_rate=rate, noise_multiplier=sigma, steps=STEPS)
     return PrivacyPlan(
         unit=Unit.PATIENT,
@@ -76,7 +78,9 @@ def plan_of(*, batch: int = BATCH, declared: int = UNITS, sigma: float = SIGMA) 
         expected_batch_size=batch,
         draws_per_unit=DRAWS,
         delta=1e-5,
-        epsilon=compose([event], 1e-5),
+        epsilon=compose([first, event], 1e-5),
+        sums_noise_multiplier=SUMS_SIGMA,
+        warm_up_steps=0,
     )
 
 

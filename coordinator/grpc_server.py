@@ -21,6 +21,7 @@ from cryptography import x509
 from coordinator import (
     authorities,
     calls,
+    ceremony,
     enrolments,
     leftovers,
     logbook,
@@ -49,7 +50,6 @@ from pki.certificates import Authority
 from protos import exchange_pb2 as pb
 from protos import exchange_pb2_grpc as stubs
 
-DEMO_FEDERATION = "demo"
 MAX_MESSAGE_BYTES = 4 << 20
 DOWNLOAD_PLACES = 8
 SHORT_CALLS = 24  # workers beside those that transfers can hold
@@ -296,13 +296,15 @@ def serving(
     """Serve while the block runs; one server per home.
 
     Raises:
-        StateError: a port is taken, or a demo federation would leave this machine (A23).
+        StateError: a port is taken, the offline keys are still here (A16), or a demo federation
+            would leave this machine (A23).
         KitError: another server runs on this home.
     """
     settings = coordinator.config
-    if settings.federation == DEMO_FEDERATION and not _is_loopback(settings.listen):
+    ceremony.require_separated(coordinator.home)
+    if settings.federation == ceremony.DEMO_FEDERATION and not _is_loopback(settings.listen):
         raise StateError(
-            f"the federation `{DEMO_FEDERATION}` serves on loopback addresses only",
+            f"the federation `{ceremony.DEMO_FEDERATION}` serves on loopback addresses only",
             hint="run `coordinator init` with a name of your own",
         )
     lock = coordinator.home.path / SERVE_LOCK

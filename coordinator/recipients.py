@@ -7,16 +7,19 @@ revocation, an upload that expired, the close of the study, a site shut out) onl
 to the next call.
 """
 
+import logging
+
 import sqlalchemy as sa
 
-from coordinator import payloads, state
+from coordinator import delegations, payloads, state
 from coordinator.context import Coordinator
 from coordinator.state import Transaction
 from federation import dsse
 from federation.auditlog.events import Kind
 from federation.study import RECIPIENT_KEY_TYPE, RecipientKey, Study
-from kit import canonical
-from pki import kem, keys
+from pki import kem
+
+_log = logging.getLogger(__name__)
 
 # The states of `coordinator.submissions.BlueprintState` in which the seed may still be needed.
 _WAITING = ("receiving", "received")
@@ -24,24 +27,43 @@ _REVOKED = "revoked"
 
 
 def add(coordinator: Coordinator, tx: Transaction, study: Study, site: str) -> None:
-    """Give a site its key in a study, unless it has one."""
+    """Give a site its key in a study, unless it has one.
+
+    A study whose delegation is not in this home gives none until `study extend` brings one.
+    """
+    signer = delegations.delegate(coordinator, tx, study.digest)
     if _offered(tx, study.digest, site):
+        return
+    if signer is None:
+        _log.warning("nobody here may sign recipient keys of study %s", study.id)
         return
     public = payloads.new_recipient(coordinator)
     document = RecipientKey(study_digest=study.digest, round=study.round, site=site, public=public)
-    key = coordinator.study_key
-    keyid = canonical.digest(keys.public_bytes(key))
     tx.execute(
         sa.insert(state.recipient_keys).values(
             kid=kem.key_id(public),
             study_digest=study.digest,
             site=site,
-            envelope=dsse.sign(document.to_bytes(), RECIPIENT_KEY_TYPE, key, keyid=keyid),
+            envelope=signer.sign(document),
         )
     )
     query = sa.select(state.sites.c.pseudonym).where(state.sites.c.id == site)
     pseudonym = tx.connection.scalar(query)
     tx.record(Kind.RECIPIENT_ISSUED, kem.key_id(public), study=study.digest, site=pseudonym)
+
+
+def offer(coordinator: Coordinator, tx: Transaction, study: Study) -> None:
+    """Give every active site its key in a study that has a delegation; what is there is re-signed.
+
+    A new signature over the same key changes no seed and no log entry.
+    """
+    table, signer = state.recipient_keys, delegations.delegate(coordinator, tx, study.digest)
+    for row in tx.all(sa.select(table).where(table.c.study_digest == study.digest)):
+        payload = dsse.parse(row.envelope, RECIPIENT_KEY_TYPE).payload
+        envelope = signer.sign(RecipientKey.from_bytes(payload)) if signer else row.envelope
+        tx.execute(sa.update(table).where(table.c.kid == row.kid).values(envelope=envelope))
+    for site in tx.all(sa.select(state.sites.c.id).where(state.sites.c.state == "active")):
+        add(coordinator, tx, study, site.id)
 
 
 def rotate(coordinator: Coordinator, tx: Transaction, study_digest: str, site: str) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from coordinator import roots
 from coordinator.context import Coordinator
 from federation.learning.generator import architecture as networks
 from federation.study import (
@@ -17,7 +18,6 @@ from federation.study import (
 )
 from kit import clock
 from kit.errors import FormatError
-from pki import keys
 
 METHOD = "federated-factory"
 CLASSIFIER = "resnet-small"
@@ -97,11 +97,5 @@ def _reviewers(coordinator: Coordinator, given: tuple[str, ...]) -> tuple[Review
     if given:
         pairs = [text.partition("=") for text in given]
         return tuple(Reviewer(name=name, public_key=key) for name, _, key in pairs)
-    found = sorted(coordinator.home.key("").parent.glob("keys/reviewer-*.key"))
-    return tuple(
-        Reviewer(
-            name=path.stem.removeprefix("reviewer-"),
-            public_key=keys.public_bytes(keys.load_signing(path)).hex(),
-        )
-        for path in found
-    )
+    found = roots.reviewers(coordinator.home)
+    return tuple(Reviewer(name=name, public_key=key.hex()) for name, key in found.items())

@@ -250,11 +250,12 @@ def _check_none_vanished(home: Home, world: World) -> None:
 def _keep(home: Home, world: World, *, held: int) -> None:
     for offer in world.studies:
         write_atomic(home.study_file(offer.study.id, "manifest"), offer.manifest)
-        recipient = home.study_file(offer.study.id, "recipient")
-        if offer.recipient_key is not None:
-            write_atomic(recipient, offer.recipient)
-        else:
-            recipient.unlink(missing_ok=True)
+        for kind, document in (("delegation", offer.delegation), ("recipient", offer.recipient)):
+            path = home.study_file(offer.study.id, kind)
+            if offer.recipient_key is not None and document:
+                write_atomic(path, document)
+            else:
+                path.unlink(missing_ok=True)
     for entry in world.entries:
         index = Receipt.from_text(entry.receipt).index
         better = world.log.receipt(index, world.notes)

@@ -198,7 +198,7 @@ class Home:
         return self.path / "state" / "authorities.crl"
 
     def study_file(self, study: str, kind: str) -> Path:
-        """Return the path of a study's signed document (`manifest` or `recipient`)."""
+        """Return the path of a study's document (`manifest`, `delegation` or `recipient`)."""
         name = canonical.name(study, what="study id")
         return self.path / "studies" / f"{name}.{kind}.json"
 

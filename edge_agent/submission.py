@@ -23,7 +23,7 @@ from edge_agent.messages import Announcement
 from edge_agent.outbox import CIPHERTEXT, ENVELOPE, RUN, WRAPPED
 from edge_agent.outgoing import Outgoing, is_finished, of_run
 from edge_agent.runs import GATE
-from edge_agent.trust import StatusNews, check_status, open_recipient_key
+from edge_agent.trust import StatusNews, check_status, open_delegation, open_recipient_key
 from federation.blueprint.envelope import Claims, Seal, seal_stream
 from federation.blueprint.statement import (
     SUITE,
@@ -126,8 +126,7 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
             f"study `{item.study.id}` is closed: it takes no more blueprints",
             hint="`edge-agent status` shows what this site has in it",
         )
-    recipient = home.read(path, "recipient key")
-    key = open_recipient_key(recipient, home.pins, item.study, home.config.site)
+    key = recipient_key(home, item.study, now)
     kid = kem.key_id(key.public)
     signing = signing_chain(home)
     folder = waiting(home, run)
@@ -150,6 +149,21 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     copies.keep(home, run, folder.name, item)
     shipments.record(home, run, made.statement)
     return folder
+
+
+def recipient_key(home: Home, study: Study, now: datetime) -> RecipientKey:
+    """Return the key of the newest contact that a blueprint for `study` is sealed to.
+
+    Raises:
+        KitError: it does not hold, or whoever signed it may do so no more (A16).
+    """
+    path = home.study_file(study.id, "delegation")
+    signed = home.read(path, "delegation") if path.is_file() else b""
+    delegation = open_delegation(signed, home.pins, study)
+    if delegation is not None:
+        delegation.check_time(study, now)
+    envelope = home.read(home.study_file(study.id, "recipient"), "recipient key")
+    return open_recipient_key(envelope, home.pins, study, home.config.site, delegation=delegation)
 
 
 def waiting(home: Home, run: str) -> Path | None:

@@ -256,7 +256,8 @@ def _reviewers(value: Any, *, quorum: Any) -> tuple[Reviewer, ...]:
 class RecipientKey:
     """The X-Wing public key that one site seals to, for one study and round.
 
-    Signed with the study key, which the site pinned: the server that hands it out cannot swap it.
+    Signed by the key that the offline study key delegated this to for the study and round, or by
+    the study key itself (`federation.delegation`), and named by the log.
     """
 
     study_digest: str

@@ -56,6 +56,7 @@ class History:
     sites: dict[str, str] = field(default_factory=dict)
     studies: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    delegations: dict[str, str] = field(default_factory=dict)  # of a study: the newest
     recipients: dict[tuple[str, str], str] = field(default_factory=dict)
     revocations: tuple[int, str] = (0, "")
     authorities: str = ""  # digest of the root's newest list of revoked issuing CAs
@@ -139,6 +140,8 @@ class History:
             self.authorities = _text(event.details, "revocations")
         elif event.kind is Kind.STUDY_CLOSED:
             self.closed.add(event.subject)
+        elif event.kind is Kind.RECIPIENTS_DELEGATED:
+            self.delegations[_text(event.details, "study")] = event.subject
         elif event.kind is Kind.LOG_RECOVERED:
             self.epochs.append((self.size, event))
             first = _number(event.details.get("restored"))  # what people signed since is lost

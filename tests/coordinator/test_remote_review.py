@@ -105,7 +105,7 @@ def test_a15_the_three_commands_and_no_key_at_the_hub(pending, tmp_path, capsys)
     key = tmp_path / "mine.key"
     keys.save(key, pending.reviewer())
     run("show", digest[:12], "--home", hub, "--to-sign", paper)
-    (hub / "keys" / "reviewer-reviewer-1.key").unlink()
+    (pending.roots / "reviewer-reviewer-1.key").unlink()
     words = ["--key", key, "--reason", "plausible", "--record", record, "--digest", digest[:8]]
     assert run("approve", paper, *words)["blueprint"] == digest
     assert run("approve", digest[:12], "--home", hub, "--record", record)["state"] == "approved"

@@ -319,14 +319,15 @@ def test_the_coordinators_document_key_renews_beside_a_running_server(federation
 def test_the_issuing_ca_is_renewed_by_the_root_and_everybody_goes_on(federation, tmp_path):
     with federation.serving() as coordinator:
         home = site.enrol(coordinator, federation, "a")
-        root_key = federation.hub / "keys" / "root.key"
-        wrong = tmp_path / "wrong.key"
-        keys.save(wrong, keys.new_tls_key())
-        with pytest.raises(IdentityError, match="not the key of this federation's root"):
-            renewals.renew_issuing(coordinator, wrong)
+        keys.save(tmp_path / "wrong" / "root.key", keys.new_tls_key())
+        with pytest.raises(IdentityError, match="is not the root key of this federation"):
+            renewals.renew_issuing(coordinator, tmp_path / "wrong")
+        with pytest.raises(KitError, match="the root key is not at") as absent:
+            renewals.renew_issuing(coordinator)
+        assert "bring the medium that holds `root.key`" in absent.value.hint
         for new_key in (False, True):
             before = coordinator.issuing
-            renewals.renew_issuing(coordinator, root_key, new_key=new_key)
+            renewals.renew_issuing(coordinator, federation.roots, new_key=new_key)
             after = coordinator.issuing
             assert after.certificate != before.certificate
             same = after.key.public_key() == before.key.public_key()

@@ -81,8 +81,9 @@ def renew_issuing(
 
     Sites' leaves that were issued before stay good: the registry knows each of them. With a new key
     every certificate of the old one goes on a list that the root signs and the log names: whoever
-    holds the old key makes nothing that a site believes. `folder` has
-    the offline keys; None is where `init` wrote them.
+    holds the old key makes nothing that a site believes.
+
+    `folder` holds the offline keys; None is where `init` wrote them.
 
     Raises:
         NotFoundError: the root's key was not brought.

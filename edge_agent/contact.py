@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent import copies, mirror, outbox, renewal, trust
+from edge_agent import copies, mirror, outbox, renewal, reviewers, trust
 from edge_agent.alarms import look
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
@@ -164,6 +164,8 @@ def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
     with home.reserve.drawn_on():  # a withdrawal must reach a site whose disk is full
         _keep(home, world, held=min(len(before.leaves), news.first_leaf))
         look(home, world)
+        for finding in reviewers.look(home, world):
+            door.note(f"alarm: {finding.line}")
     home.reserve.hold()
     for alarm in alarms(world.log, now=now):
         door.note(f"alarm: {alarm_words(alarm)}")

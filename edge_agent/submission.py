@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from edge_agent import acts, contact, copies, outbound, outbox, shipments
+from edge_agent import acts, contact, copies, outbound, outbox, reviewers, shipments
 from edge_agent.errors import BusyError, TrustError, UnreachableError
 from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
@@ -94,6 +94,8 @@ def submit(
     with copies.put_away(home), Exchange.open(home) as exchange:
         contact.contact(home, exchange)
         folder = sealed(home, run, item, now)
+        for finding in reviewers.found(home, item.study) or []:
+            tell(f"{finding.line}; `{outbound.POLICY}` may ask for more")
         return patiently(lambda: _send(home, exchange, item.study, folder, sent), tell=tell)
 
 
@@ -118,8 +120,10 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     It is sealed to the key of the newest contact; which carriage takes it is not settled here.
 
     Raises:
-        KitError: the study is closed, so this site has no key to seal to.
+        KitError: the study is closed, so this site has no key to seal to; or it names a reviewer
+            whom this site must not trust.
     """
+    reviewers.require(home, item.study)
     path = home.study_file(item.study.id, "recipient")
     if not path.is_file():
         raise KitError(

@@ -1,5 +1,6 @@
 """`coordinator study`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -45,6 +46,10 @@ def create(
         list[str] | None,
         typer.Option(help="NAME=PUBLIC-KEY (hexadecimal); repeat. Default: those of `init`."),
     ] = None,
+    endorsed: Annotated[
+        list[Path] | None,
+        typer.Option(help="A reviewer's file from their site's `edge-agent endorse`; repeat."),
+    ] = None,
     outbound_approval: Annotated[
         bool,
         typer.Option(
@@ -62,6 +67,8 @@ def create(
     from coordinator import registry, studies
     from coordinator.context import Coordinator
     from coordinator.roots import study_key
+    from federation.endorsement import MAX_FILE_BYTES, from_file
+    from kit.files import read_limited
 
     with Coordinator.open(home) as coordinator:
         signer = study_key(coordinator.home, roots)
@@ -83,6 +90,10 @@ def create(
             reviewers=tuple(reviewer or ()),
             outbound_approval=outbound_approval,
             lease_days=lease_days,
+            endorsed=tuple(
+                from_file(read_limited(path, limit=MAX_FILE_BYTES, what="endorsed reviewer"))
+                for path in endorsed or ()
+            ),
         )
         manifest = studies.manifest(coordinator, request)
         registry.create_study(coordinator, manifest, signer=signer, days=days)

@@ -30,12 +30,7 @@ def contact_reply(news: News) -> Any:
         signing_chain=news.signing_chain,
         pseudonym_salt=news.pseudonym_salt,
         studies=[
-            pb.StudyEntry(
-                manifest=s.manifest,
-                recipient_key=s.recipient_key,
-                open=s.open,
-                delegation=s.delegation,
-            )
+            pb.StudyEntry(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
             for s in news.studies
         ],
         blueprints=[status(s) for s in news.blueprints],

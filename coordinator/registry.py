@@ -9,7 +9,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from coordinator import (
-    delegations,
     issuance,
     recipients,
     staging,
@@ -20,7 +19,6 @@ from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.state import Transaction
 from federation import dsse
 from federation.auditlog.events import Event, Kind
-from federation.delegation import Delegation
 from federation.study import PAYLOAD_TYPE, Study
 from kit import canonical, clock
 from pki import certificates, keys
@@ -111,27 +109,20 @@ def touch(tx: Transaction, site: str) -> None:
     )
 
 
-def create_study(
-    coordinator: Coordinator,
-    study: Study,
-    *,
-    signer: keys.SigningKey,
-    days: int | None = None,
-) -> str:
+def create_study(coordinator: Coordinator, study: Study) -> str:
     """Sign and open a study for every enrolled site; returns its digest.
-
-    `signer` is the offline study key; for `days` this home may then sign the recipient keys.
 
     Raises:
         StateError: a study of this id exists, or it names an unknown architecture.
-        FormatError: the manifest is off, or `signer` is another key.
+        FormatError: the manifest is off.
     """
     manifest = study.to_bytes()
     Study.from_bytes(manifest)
     if study.federation != coordinator.config.federation:
         raise StateError("the study names another federation")
     tables = _tensor_tables(study)
-    keyid = canonical.digest(keys.public_bytes(signer))
+    key = coordinator.study_key
+    keyid = canonical.digest(keys.public_bytes(key))
     with coordinator.write() as tx:
         if tx.one(sa.select(state.studies).where(state.studies.c.id == study.id)):
             raise StateError(f"study `{study.id}` exists already")
@@ -140,7 +131,7 @@ def create_study(
             sa.insert(state.studies).values(
                 digest=study.digest,
                 id=study.id,
-                envelope=dsse.sign(manifest, PAYLOAD_TYPE, signer, keyid=keyid),
+                envelope=dsse.sign(manifest, PAYLOAD_TYPE, key, keyid=keyid),
                 manifest=manifest,
                 tables=json.dumps(tables),
                 open=True,
@@ -148,34 +139,9 @@ def create_study(
         )
         issued = int(clock.parse_rfc3339(study.created).timestamp())
         tx.record(Kind.STUDY_CREATED, study.digest, round=study.round, issued=issued)
-        delegations.issue(coordinator, tx, study, signer=signer, days=days)
-        recipients.offer(coordinator, tx, study)
+        for row in tx.all(sa.select(state.sites).where(state.sites.c.state == ACTIVE)):
+            recipients.add(coordinator, tx, study, row.id)
     return study.digest
-
-
-def extend_study(
-    coordinator: Coordinator,
-    name: str,
-    *,
-    signer: keys.SigningKey,
-    days: int | None = None,
-) -> Delegation:
-    """Let a new key of this home sign a study's recipient keys for `days`; the old one ends.
-
-    Raises:
-        NotFoundError: no such study.
-        StateError: it is closed.
-        FormatError: `signer` is not the study key.
-    """
-    with coordinator.write() as tx:
-        row = find_study(tx, name)
-        if not row.open:
-            raise StateError(f"study `{row.id}` is closed: no site seals to it any more")
-        study = Study.from_bytes(row.manifest)
-        made = delegations.issue(coordinator, tx, study, signer=signer, days=days)
-        recipients.offer(coordinator, tx, study)
-    delegations.tidy(coordinator)
-    return made
 
 
 def _tensor_tables(study: Study) -> dict[str, object]:
@@ -209,7 +175,6 @@ def close_study(coordinator: Coordinator, name: str) -> Closed:
             sa.update(state.studies).where(state.studies.c.digest == row.digest).values(open=False)
         )
         recipients.retire_study(tx, row.digest)
-        delegations.end(tx, row.digest)
         tx.record(Kind.STUDY_CLOSED, row.digest)
         table = state.blueprints
         waiting = tx.all(
@@ -217,7 +182,6 @@ def close_study(coordinator: Coordinator, name: str) -> Closed:
                 table.c.study_digest == row.digest, table.c.state == "received"
             )
         )
-    delegations.tidy(coordinator)
     staging.drop_dead(coordinator)
     destroyed = recipients.destroy_idle(coordinator)
     return Closed(

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import logbook, state
+from coordinator import delegations, logbook, state
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.papers import Paper
@@ -132,6 +132,7 @@ def differences(tx: Transaction, events: list[Event]) -> list[str]:
             {row.digest: _study(row) for row in studies} | _lost(lost, "study", "closed"),
         ),
         *_compare("revocation list", {str(said.revocations[0]): said.revocations[1]}, listed),
+        *_delegations(tx, said),
         *_recipients(tx, said, {row.id: row.pseudonym for row in sites}),
         *_approvals(tx, said),
         *_papers(tx, said, {row.digest for row in blueprints if row.state != _RECEIVING}),
@@ -140,6 +141,12 @@ def differences(tx: Transaction, events: list[Event]) -> list[str]:
 
 def _lost(lost: Mapping[str, str], kind: str, state_of: str) -> dict[str, str]:
     return dict.fromkeys((name for name, what in lost.items() if what == kind), state_of)
+
+
+def _delegations(tx: Transaction, said: History) -> list[str]:
+    """Compare the delegations that are kept; one that a recovery lost leaves no row."""
+    kept = delegations.digests(tx)
+    return _compare("delegation", {s: said.delegations.get(s, "missing") for s in kept}, kept)
 
 
 def _recipients(tx: Transaction, said: History, pseudonyms: dict[str, str]) -> list[str]:

@@ -106,7 +106,7 @@ def _check_keys(coordinator: Coordinator) -> None:
     """Want the keys that the certificates are for: a wrong one would only show at a site."""
     _ = coordinator.issuing, coordinator.signer
     coordinator.log_key.public_key()
-    coordinator.study_key.public_key()
+    _ = coordinator.study_public
 
 
 def _unreadable(coordinator: Coordinator) -> tuple[str, ...]:

@@ -18,11 +18,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOffer:
-    """A study with the key that this site seals to; empty once the study is closed."""
+    """A study with the key that this site seals to; empty once the study is closed.
+
+    `delegation` says who may sign that key.
+    """
 
     manifest: bytes
     recipient_key: bytes
     open: bool
+    delegation: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +102,23 @@ def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) 
 
 
 def _studies(tx: "state.Transaction", site: str) -> list[StudyOffer]:
-    key, study = state.recipient_keys, state.studies
+    key, study, right = state.recipient_keys, state.studies, state.delegations
     own = (key.c.study_digest == study.c.digest) & (key.c.site == site)
+    columns = (key.c.envelope.label("recipient"), right.c.envelope.label("delegation"))
     query = (
-        sa.select(study.c.envelope, study.c.open, key.c.envelope.label("recipient"))
-        .select_from(study.outerjoin(key, own))
+        sa.select(study.c.envelope, study.c.open, *columns)
+        .select_from(
+            study.outerjoin(key, own).outerjoin(right, right.c.study_digest == study.c.digest)
+        )
         .where(key.c.kid.is_not(None) | ~study.c.open)
     )
     return [
-        StudyOffer(manifest=row.envelope, recipient_key=row.recipient or b"", open=row.open)
+        StudyOffer(
+            manifest=row.envelope,
+            recipient_key=row.recipient or b"",
+            open=row.open,
+            delegation=row.delegation or b"",
+        )
         for row in tx.all(query.order_by(study.c.id))
     ]
 

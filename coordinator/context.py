@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cryptography import x509
 
-from coordinator import upkeep
+from coordinator import roots, upkeep
 from coordinator.home import CoordinatorConfig, Home
 from coordinator.state import State, Transaction
 from kit import clock
@@ -82,9 +82,9 @@ class Coordinator:
         return keys.load_signing(self.home.key("log.key"))
 
     @cached_property
-    def study_key(self) -> keys.SigningKey:
-        """The key that signs study manifests and recipient keys."""
-        return keys.load_signing(self.home.key("study.key"))
+    def study_public(self) -> bytes:
+        """The public half of the offline study key (32 bytes), which every site pins."""
+        return roots.study_public(self.home)
 
     @property
     def signer(self) -> tuple[tuple[x509.Certificate, ...], keys.SigningKey]:

@@ -124,7 +124,7 @@ def pins(coordinator: Coordinator) -> enrolment.Pins:
     return enrolment.Pins(
         federation=coordinator.config.federation,
         root_der=certificates.der(coordinator.root),
-        study_key=keys.public_bytes(coordinator.study_key),
+        study_key=coordinator.study_public,
         log_origin=coordinator.log_origin,
         log_key=keys.public_bytes(coordinator.log_key),
     )

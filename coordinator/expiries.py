@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import state
+from coordinator import delegations, state
 from coordinator.context import Coordinator
 from pki import certificates, lifetimes
 from pki.lifetimes import ExpiryWarning, Lifetime
@@ -23,14 +23,19 @@ def warnings(coordinator: Coordinator) -> list[ExpiryWarning]:
 
 def _held(coordinator: Coordinator) -> Iterator[Lifetime]:
     yield _lifetime("the root certificate", coordinator.root, "found a new federation in time")
-    remedy = "run `coordinator certificates renew --root-key FILE` with the root's key"
+    remedy = "run `coordinator certificates renew --issuing --roots DIR` with the root's key"
     yield _lifetime("the issuing CA", coordinator.issuing.certificate, remedy)
     signing = coordinator.signing_chain[0]
     remedy = "`coordinator serve` renews it; else run `coordinator certificates renew`"
     yield _lifetime("the document-signing certificate", signing, remedy, renews=True)
     with coordinator.state.read() as tx:
+        rights = delegations.standings(coordinator, tx)
         sites = tx.all(sa.select(state.sites).where(state.sites.c.state == "active"))
         authorities = tx.all(sa.select(state.authorities))
+    for right in rights:
+        name = f"the right to hand out keys of study `{right.study}`"
+        remedy = f"run `coordinator study extend {right.study} --roots DIR` with the study key"
+        yield Lifetime(name=name, expires=right.expires or right.created, remedy=remedy)
     for row in sorted(sites, key=lambda site: str(site.id)):
         leaf = certificates.from_pem(row.signing_chain)[0]
         name = f"the signing certificate of site `{row.id}`"

@@ -3,12 +3,13 @@
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
-from coordinator import issuance, upkeep
-from coordinator.context import Coordinator
+from coordinator import issuance, roots, upkeep
 from coordinator.errors import StateError
 from coordinator.home import CONFIG, CoordinatorConfig, Home
 from coordinator.state import State
@@ -28,6 +29,7 @@ class Founded:
 
     home: Path
     federation: str
+    roots: Path
     reviewer: str
     reviewer_key: Path
     root_fingerprint: str
@@ -42,15 +44,16 @@ def found(
     new_passphrase: Callable[[], str] | None = None,
     cosigners: int = DEFAULT_COSIGNERS,
 ) -> Founded:
-    """Make a coordinator's home with fresh keys and one reviewer's key file.
+    """Make a coordinator's home, and its offline keys in the folder that `settings.roots` names.
 
-    With `new_passphrase`, no key touches the disk in clear: the root's and the reviewer's, which
-    will leave, are sealed each for itself, and all others under the home's protection.
+    Those are the root's, the study key and one reviewer's; empty is a folder beside the home. With
+    `new_passphrase`, no key touches the disk in clear: the offline ones are sealed each for itself,
+    and all others under the home's protection.
     `cosigners` is how many other sites must vouch for the log before a site takes a release (A5);
     it stands in the first log entry, for good.
 
     Raises:
-        StateError: there is something at `path` already.
+        StateError: there is something at `path` already, or offline keys where they should go.
         IdentityError: the passphrase is too short.
         FormatError: a name is not allowed.
     """
@@ -60,43 +63,97 @@ def found(
     path = path.absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StateError(f"`{path}` exists and is not empty", hint="choose another --home")
+    away = Path(settings.roots) if settings.roots else roots.default_folder(path)
+    away = roots.fresh(away, path, reviewer=reviewer)
+    if settings.roots:
+        settings = replace(settings, roots=str(away))
+    offline = Offline.create(settings.federation, reviewer, now=now)
     with os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         passphrase = protecting.begin(part, new_passphrase) if new_passphrase else None
-        fingerprint = _furnish(Home(part), settings, reviewer, passphrase, now, cosigners)
+        fingerprint = _furnish(Home(part), settings, offline, now, cosigners)
+        offline.save(away, passphrase)
         with os_errors(path):
             if path.exists():
                 path.rmdir()
             part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
+        offline.remove(away)
         raise
     return Founded(
         home=path,
         federation=settings.federation,
+        roots=away,
         reviewer=reviewer,
-        reviewer_key=Home(path).key(f"reviewer-{reviewer}.key"),
+        reviewer_key=away / roots.reviewer_file(reviewer),
         root_fingerprint=fingerprint,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offline:
+    """The keys that never enter the home (sensitive)."""
+
+    root: certificates.Authority = field(repr=False)
+    study: keys.SigningKey = field(repr=False)
+    reviewer: str
+    reviewing: keys.SigningKey = field(repr=False)
+
+    @classmethod
+    def create(cls, federation: str, reviewer: str, *, now: datetime) -> Self:
+        """Return fresh ones."""
+        return cls(
+            root=certificates.new_root(federation, now=now),
+            study=keys.new_signing_key(),
+            reviewer=reviewer,
+            reviewing=keys.new_signing_key(),
+        )
+
+    def save(self, folder: Path, passphrase: str | None) -> None:
+        """Write them, each sealed for itself if there is a passphrase.
+
+        Raises:
+            KitError: the folder cannot be written.
+        """
+        roots.make_folder(folder)
+        for name, key in self._files().items():
+            if passphrase is None:
+                keys.save(folder / name, key)
+            else:
+                keys.save_alone(folder / name, key, passphrase)
+
+    def remove(self, folder: Path) -> None:
+        """Take back what `save` wrote: a founding is whole or nothing."""
+        with suppress(OSError):
+            for name in self._files():
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+
+    def _files(self) -> dict[str, keys.PrivateKey]:
+        return {
+            roots.ROOT: self.root.key,
+            roots.STUDY: self.study,
+            roots.reviewer_file(self.reviewer): self.reviewing,
+        }
 
 
 def _furnish(
     home: Home,
     settings: CoordinatorConfig,
-    reviewer: str,
-    passphrase: str | None,
+    offline: Offline,
     now: datetime,
     cosigners: int,
 ) -> str:
-    root = certificates.new_root(settings.federation, now=now)
+    root = offline.root
     issuing = certificates.new_issuing(root, settings.federation, now=now)
-    _save_to_travel(home.key("root.key"), root.key, passphrase)
-    _save_to_travel(home.key(f"reviewer-{reviewer}.key"), keys.new_signing_key(), passphrase)
     keys.save(home.key("issuing.key"), issuing.key)
-    for name in ("log", "study"):
-        keys.save(home.key(f"{name}.key"), keys.new_signing_key())
+    keys.save(home.key("log.key"), keys.new_signing_key())
+    study = keys.public_bytes(offline.study)
+    people = {offline.reviewer: keys.public_bytes(offline.reviewing)}
+    roots.publish(home, study=study, reviewers=people)
     signing = keys.new_signing_key()
     keys.save(home.key("signing.key"), signing)
     leaf = certificates.issue_signing(
@@ -109,13 +166,12 @@ def _furnish(
     config.save(home.path / CONFIG, settings)
     fingerprint = certificates.fingerprint(root.certificate)
     state = State.create(home.database)
-    coordinator = Coordinator(home, state)
     with state.write(now) as tx:
         tx.put("revocations", "0")
         tx.record(
             Kind.FEDERATION_CREATED,
             fingerprint,
-            study_key=canonical.digest(keys.public_bytes(coordinator.study_key)),
+            study_key=canonical.digest(study),
             cosigners=cosigners,
         )
         tx.record(Kind.REVOCATIONS_CHANGED, revocations_digest((), ()), number=0)
@@ -123,10 +179,3 @@ def _furnish(
         issuance.keep(tx, chain, holder=issuance.COORDINATOR, usage=issuance.SIGNING)
     state.close()
     return fingerprint
-
-
-def _save_to_travel(path: Path, key: keys.PrivateKey, passphrase: str | None) -> None:
-    if passphrase is None:
-        keys.save(path, key)
-    else:
-        keys.save_alone(path, key, passphrase)

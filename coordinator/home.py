@@ -30,6 +30,7 @@ class CoordinatorConfig:
     site_staging_mib: int = 256  # of one site, until they are taken in
     staging_hours: int = 72  # an upload without a new byte for so long is dropped
     stick_days: int = 35  # how long a file for a site without a line may be installed from
+    roots: str = ""  # where `init` wrote the offline keys; empty: beside the home
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,11 @@ class Home:
 
     @property
     def secrets(self) -> Place:
-        """Where every private key and secret lies; two of them are made to leave."""
+        """Where every private key and secret lies; `portable` are those of an early version."""
         return Place(
             home=self.path,
             folders=("keys", "keystore"),
-            portable=("root.key", "reviewer-*.key"),
+            portable=("root.key", "study.key", "reviewer-*.key"),
         )
 
     @property

@@ -30,7 +30,12 @@ def contact_reply(news: News) -> Any:
         signing_chain=news.signing_chain,
         pseudonym_salt=news.pseudonym_salt,
         studies=[
-            pb.StudyEntry(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
+            pb.StudyEntry(
+                manifest=s.manifest,
+                recipient_key=s.recipient_key,
+                open=s.open,
+                delegation=s.delegation,
+            )
             for s in news.studies
         ],
         blueprints=[status(s) for s in news.blueprints],

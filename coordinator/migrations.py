@@ -52,6 +52,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
         " reviewer_key VARCHAR NOT NULL, envelope BLOB NOT NULL, reason TEXT NOT NULL,"
         " salt BLOB NOT NULL, PRIMARY KEY (site, previous, reviewer_key))",
     ),
+    (
+        "CREATE TABLE delegations (study_digest VARCHAR NOT NULL, envelope BLOB NOT NULL,"
+        " PRIMARY KEY (study_digest))",
+    ),
 )
 NEWEST = len(STEPS) + 1
 LOG_NODES = 2  # the schema from which on subtree roots, and the documents below, are kept

@@ -7,44 +7,63 @@ revocation, an upload that expired, the close of the study, a site shut out) onl
 to the next call.
 """
 
-from dataclasses import dataclass
+import logging
 
 import sqlalchemy as sa
 
-from coordinator import payloads, state
+from coordinator import delegations, payloads, state
 from coordinator.context import Coordinator
 from coordinator.state import Transaction
 from federation import dsse
 from federation.auditlog.events import Kind
 from federation.study import RECIPIENT_KEY_TYPE, RecipientKey, Study
-from kit import canonical
-from pki import kem, keys
+from pki import kem
+
+_log = logging.getLogger(__name__)
 
 # The states of `coordinator.submissions.BlueprintState` in which the seed may still be needed.
 _WAITING = ("receiving", "received")
-_STANDING = ("pending", "approved")
 _REVOKED = "revoked"
 
 
 def add(coordinator: Coordinator, tx: Transaction, study: Study, site: str) -> None:
-    """Give a site its key in a study, unless it has one."""
+    """Give a site its key in a study, unless it has one.
+
+    A study whose delegation is not in this home gives none until `study extend` brings one.
+    """
+    signer = delegations.delegate(coordinator, tx, study.digest)
     if _offered(tx, study.digest, site):
+        return
+    if signer is None:
+        _log.warning("nobody here may sign recipient keys of study %s", study.id)
         return
     public = payloads.new_recipient(coordinator)
     document = RecipientKey(study_digest=study.digest, round=study.round, site=site, public=public)
-    key = coordinator.study_key
-    keyid = canonical.digest(keys.public_bytes(key))
     tx.execute(
         sa.insert(state.recipient_keys).values(
             kid=kem.key_id(public),
             study_digest=study.digest,
             site=site,
-            envelope=dsse.sign(document.to_bytes(), RECIPIENT_KEY_TYPE, key, keyid=keyid),
+            envelope=signer.sign(document),
         )
     )
     query = sa.select(state.sites.c.pseudonym).where(state.sites.c.id == site)
     pseudonym = tx.connection.scalar(query)
     tx.record(Kind.RECIPIENT_ISSUED, kem.key_id(public), study=study.digest, site=pseudonym)
+
+
+def offer(coordinator: Coordinator, tx: Transaction, study: Study) -> None:
+    """Give every active site its key in a study that has a delegation; what is there is re-signed.
+
+    A new signature over the same key changes no seed and no log entry.
+    """
+    table, signer = state.recipient_keys, delegations.delegate(coordinator, tx, study.digest)
+    for row in tx.all(sa.select(table).where(table.c.study_digest == study.digest)):
+        payload = dsse.parse(row.envelope, RECIPIENT_KEY_TYPE).payload
+        envelope = signer.sign(RecipientKey.from_bytes(payload)) if signer else row.envelope
+        tx.execute(sa.update(table).where(table.c.kid == row.kid).values(envelope=envelope))
+    for site in tx.all(sa.select(state.sites.c.id).where(state.sites.c.state == "active")):
+        add(coordinator, tx, study, site.id)
 
 
 def rotate(coordinator: Coordinator, tx: Transaction, study_digest: str, site: str) -> None:
@@ -98,43 +117,6 @@ def destroy_idle(coordinator: Coordinator) -> int:
             store.destroy(payloads.RECIPIENT, kid)
             tx.record(Kind.KEY_DESTROYED, kid, what="recipient-key")
     return len(idle)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replaced:
-    """What `replace_lost` did, and what stays lost.
-
-    Attributes:
-        replaced: the keys that were given anew, as `study/site`.
-        lost_blueprints: blueprints in play that nobody here can open any more.
-    """
-
-    replaced: tuple[str, ...]
-    lost_blueprints: tuple[str, ...]
-
-
-def replace_lost(coordinator: Coordinator) -> Replaced:
-    """Give a new recipient key wherever the key store lacks the seed of the one on offer.
-
-    Each loss and each new key is on the log. What was sealed to a lost key, or lies under a lost
-    key of its own, is named and left as it is: `reject --lost` lets its site send it again.
-    """
-    store = payloads.keystore(coordinator)
-    seeds, sealed = store.digests(payloads.RECIPIENT), store.digests(payloads.BLUEPRINT)
-    key, study, blueprint = state.recipient_keys, state.studies, state.blueprints
-    query = sa.select(key.c.kid, key.c.site, key.c.study_digest, study.c.id)
-    with coordinator.write() as tx:
-        rows = tx.all(query.where(study.c.digest == key.c.study_digest, key.c.kid.not_in(seeds)))
-        for row in rows:
-            tx.record(Kind.KEY_DESTROYED, row.kid, what="recipient-key", why="lost")
-            rotate(coordinator, tx, row.study_digest, row.site)
-        waits = blueprint.c.state.in_(_WAITING) & blueprint.c.kid.not_in(seeds)
-        stands = blueprint.c.state.in_(_STANDING) & blueprint.c.digest.not_in(sealed)
-        lost = tx.all(sa.select(blueprint.c.digest).where(waits | stands))
-    return Replaced(
-        replaced=tuple(sorted(f"{row.id}/{row.site}" for row in rows)),
-        lost_blueprints=tuple(sorted(row.digest for row in lost)),
-    )
 
 
 def _offered(tx: Transaction, study_digest: str, site: str) -> bool:

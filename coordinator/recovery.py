@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from coordinator import exports, recipients, revocation, state
+from coordinator import delegations, exports, recipients, revocation, state
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.releases import change_revocations
@@ -213,6 +213,10 @@ def _studies(tx: Transaction, said: History) -> list[str]:
         elif digest in said.closed and rows[digest].open:
             tx.execute(sa.update(table).where(table.c.digest == digest).values(open=False))
             recipients.retire_study(tx, digest)
+            delegations.end(tx, digest)
+        elif delegations.digests(tx).get(digest) != said.delegations.get(digest):
+            delegations.end(tx, digest)
+            lost.append(f"the right to sign recipient keys of study {digest}: `study extend`")
     return lost
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from coordinator import (
+    delegations,
     issuance,
     recipients,
     staging,
@@ -19,6 +20,7 @@ from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.state import Transaction
 from federation import dsse
 from federation.auditlog.events import Event, Kind
+from federation.delegation import Delegation
 from federation.study import PAYLOAD_TYPE, Study
 from kit import canonical, clock
 from pki import certificates, keys
@@ -109,20 +111,27 @@ def touch(tx: Transaction, site: str) -> None:
     )
 
 
-def create_study(coordinator: Coordinator, study: Study) -> str:
+def create_study(
+    coordinator: Coordinator,
+    study: Study,
+    *,
+    signer: keys.SigningKey,
+    days: int | None = None,
+) -> str:
     """Sign and open a study for every enrolled site; returns its digest.
+
+    `signer` is the offline study key; for `days` this home may then sign the recipient keys.
 
     Raises:
         StateError: a study of this id exists, or it names an unknown architecture.
-        FormatError: the manifest is off.
+        FormatError: the manifest is off, or `signer` is another key.
     """
     manifest = study.to_bytes()
     Study.from_bytes(manifest)
     if study.federation != coordinator.config.federation:
         raise StateError("the study names another federation")
     tables = _tensor_tables(study)
-    key = coordinator.study_key
-    keyid = canonical.digest(keys.public_bytes(key))
+    keyid = canonical.digest(keys.public_bytes(signer))
     with coordinator.write() as tx:
         if tx.one(sa.select(state.studies).where(state.studies.c.id == study.id)):
             raise StateError(f"study `{study.id}` exists already")
@@ -131,7 +140,7 @@ def create_study(coordinator: Coordinator, study: Study) -> str:
             sa.insert(state.studies).values(
                 digest=study.digest,
                 id=study.id,
-                envelope=dsse.sign(manifest, PAYLOAD_TYPE, key, keyid=keyid),
+                envelope=dsse.sign(manifest, PAYLOAD_TYPE, signer, keyid=keyid),
                 manifest=manifest,
                 tables=json.dumps(tables),
                 open=True,
@@ -139,9 +148,34 @@ def create_study(coordinator: Coordinator, study: Study) -> str:
         )
         issued = int(clock.parse_rfc3339(study.created).timestamp())
         tx.record(Kind.STUDY_CREATED, study.digest, round=study.round, issued=issued)
-        for row in tx.all(sa.select(state.sites).where(state.sites.c.state == ACTIVE)):
-            recipients.add(coordinator, tx, study, row.id)
+        delegations.issue(coordinator, tx, study, signer=signer, days=days)
+        recipients.offer(coordinator, tx, study)
     return study.digest
+
+
+def extend_study(
+    coordinator: Coordinator,
+    name: str,
+    *,
+    signer: keys.SigningKey,
+    days: int | None = None,
+) -> Delegation:
+    """Let a new key of this home sign a study's recipient keys for `days`; the old one ends.
+
+    Raises:
+        NotFoundError: no such study.
+        StateError: it is closed.
+        FormatError: `signer` is not the study key.
+    """
+    with coordinator.write() as tx:
+        row = find_study(tx, name)
+        if not row.open:
+            raise StateError(f"study `{row.id}` is closed: no site seals to it any more")
+        study = Study.from_bytes(row.manifest)
+        made = delegations.issue(coordinator, tx, study, signer=signer, days=days)
+        recipients.offer(coordinator, tx, study)
+    delegations.tidy(coordinator)
+    return made
 
 
 def _tensor_tables(study: Study) -> dict[str, object]:
@@ -175,6 +209,7 @@ def close_study(coordinator: Coordinator, name: str) -> Closed:
             sa.update(state.studies).where(state.studies.c.digest == row.digest).values(open=False)
         )
         recipients.retire_study(tx, row.digest)
+        delegations.end(tx, row.digest)
         tx.record(Kind.STUDY_CLOSED, row.digest)
         table = state.blueprints
         waiting = tx.all(
@@ -182,6 +217,7 @@ def close_study(coordinator: Coordinator, name: str) -> Closed:
                 table.c.study_digest == row.digest, table.c.state == "received"
             )
         )
+    delegations.tidy(coordinator)
     staging.drop_dead(coordinator)
     destroyed = recipients.destroy_idle(coordinator)
     return Closed(

@@ -10,8 +10,10 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 
-from coordinator import registry, reviews
+from coordinator import registry, restoration, reviews, revocation
 from coordinator.context import Coordinator
+from coordinator.restoration import Restoration
+from coordinator.revocation import Revocation
 from federation.blueprint import approval
 from federation.blueprint.approval import Approval, Decision
 from federation.blueprint.outbound import require_typed
@@ -122,13 +124,16 @@ def sign(
     )
 
 
-def take(coordinator: Coordinator, prefix: str, decision: Decision, data: bytes) -> reviews.Review:
+def take(
+    coordinator: Coordinator, prefix: str, decision: Decision, data: bytes
+) -> reviews.Review | Revocation | Restoration:
     """Record a decision that was signed elsewhere, as if it had been signed here.
 
     Raises:
-        FormatError: the record is off, another decision, or its words are not those it commits to.
+        FormatError: the record is off, another decision, or its words are not those it commits to;
+            of a revocation or its undo: it is of another time.
         NotFoundError: no such blueprint.
-        StateError: it is not pending, or this reviewer decided so before.
+        StateError: it is in no state for that, or this reviewer decided so before.
     """
     table = canonical.decode(data, limit=MAX_RECORD_BYTES)
     canonical.fields(table, {"version", "envelope", "reason", "salt"}, what="signed record")
@@ -142,4 +147,8 @@ def take(coordinator: Coordinator, prefix: str, decision: Decision, data: bytes)
         reason=reviews.printable_reason(table["reason"]),
         salt=salt,
     )
+    if decision is Decision.REVOKE:
+        return revocation.take(coordinator, prefix, signed)
+    if decision is Decision.RESTORE:
+        return restoration.take(coordinator, prefix, signed)
     return reviews.take(coordinator, prefix, decision, signed)

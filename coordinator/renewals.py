@@ -7,7 +7,7 @@ release is verified with the chain that signed it, at the time the log gives it.
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator import issuance
+from coordinator import issuance, roots
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from federation.auditlog.events import Kind
@@ -16,7 +16,6 @@ from kit.files import exclusive, os_errors, write_atomic
 from pki import certificates, keys, lifetimes
 from pki.certificates import Authority
 from pki.crl import Reason
-from pki.errors import IdentityError
 
 _BUSY = "another process is renewing certificates of this home"
 
@@ -75,29 +74,30 @@ def renew_documents(coordinator: Coordinator, *, compromised: bool = False) -> R
     )
 
 
-def renew_issuing(coordinator: Coordinator, root_key: Path, *, new_key: bool = False) -> Renewed:
+def renew_issuing(
+    coordinator: Coordinator, folder: Path | None = None, *, new_key: bool = False
+) -> Renewed:
     """Have the root sign the issuing CA anew, and the document-signing certificate under it.
 
     Sites' leaves that were issued before stay good: the registry knows each of them. With a new key
     every certificate of the old one goes on a list that the root signs and the log names: whoever
     holds the old key makes nothing that a site believes.
 
+    `folder` holds the offline keys; None is where `init` wrote them.
+
     Raises:
-        IdentityError: the file is not the key of this federation's root.
+        NotFoundError: the root's key was not brought.
+        IdentityError: it is another federation's.
     """
-    root = Authority(coordinator.root, keys.load_tls(root_key))
-    if root.key.public_key() != coordinator.root.public_key():
-        raise IdentityError(
-            f"`{root_key}` is not the key of this federation's root",
-            hint="fetch the medium that `keys/root.key` was moved to",
-        )
+    key = roots.root_key(coordinator.home, folder, certificate=coordinator.root)
+    root = Authority(coordinator.root, key)
     if coordinator.now() > coordinator.root.not_valid_after_utc:
         raise StateError("the root certificate has expired", hint="found a new federation")
     with exclusive(coordinator.home.path / "renewal.lock", busy=_BUSY):
         _settle_key(coordinator, "issuing")
-        key = None if new_key else coordinator.issuing.key
+        kept = None if new_key else coordinator.issuing.key
         made = certificates.new_issuing(
-            root, coordinator.config.federation, now=coordinator.now(), key=key
+            root, coordinator.config.federation, now=coordinator.now(), key=kept
         )
         if new_key:
             keys.save(coordinator.home.key("issuing-next.key"), made.key)

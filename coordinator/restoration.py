@@ -48,11 +48,25 @@ def restore(
         NotFoundError: no such blueprint.
         StateError: it is not revoked, its grace period is over, or its site withdrew it.
     """
+    return _restore(coordinator, prefix, reviews.signing(Decision.RESTORE, reviewer_key, reason))
+
+
+def take(coordinator: Coordinator, prefix: str, signed: reviews.Signed) -> Restoration:
+    """Record a decision to undo a revocation that was signed on another machine.
+
+    Raises:
+        FormatError: the record is off, of a stranger, about something else, or not of this time.
+        StateError: as `restore`; or the record, or this reviewer's, is here already.
+    """
+    return _restore(coordinator, prefix, reviews.keeping(Decision.RESTORE, signed))
+
+
+def _restore(coordinator: Coordinator, prefix: str, record: reviews.Recorder) -> Restoration:
     with coordinator.write() as tx:
         row = reviews.find(tx, prefix)
         before = _undoable(tx, row, actor=BY_QUORUM)
         study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
-        records = reviews.record_decision(tx, row, study, Decision.RESTORE, reviewer_key, reason)
+        records = record(tx, row, study)
         back: tuple[str, ...] = ()
         done = approval.has_quorum(records, study, Decision.RESTORE)
         if done:

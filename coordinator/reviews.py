@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from coordinator.errors import NotFoundError, StateError
 from coordinator.state import Transaction
 from coordinator.submissions import IN_PLAY, BlueprintState
 from federation import dsse
-from federation.auditlog.events import Kind
+from federation.auditlog.events import Event, Kind
 from federation.blueprint import approval, weights
 from federation.blueprint.approval import Approval, Decision
 from federation.blueprint.statement import Statement
@@ -25,9 +26,13 @@ from kit.files import sha256_file
 from pki import certificates, keys
 
 MIN_PREFIX = 6
+MAX_RECORD_AGE = timedelta(days=30)  # a revocation that travels; quorums meet by post
+_SKEW = timedelta(minutes=10)
 MAX_REASON_CHARACTERS = 500
 LOST = "the payload was lost at the coordinator; submit again, it costs no privacy budget"
 _SHEET_SAMPLER_STEPS = 18
+_REPEATABLE = (Decision.REVOKE, Decision.RESTORE)
+_TURNS = (Kind.BLUEPRINT_REVOKED, Kind.BLUEPRINT_RESTORED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +114,10 @@ def sample_sheet(coordinator: Coordinator, prefix: str, *, per_class: int = 8) -
     return sheet_png(samples)
 
 
+# Makes one decision on a blueprint's row a record; returns all decisions on it.
+Recorder = Callable[[Transaction, sa.Row[Any], Study], list[Approval]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
     """A signed record, and the words and salt that its commitment opens to."""
@@ -133,12 +142,7 @@ def decide(
         StateError: it is not pending.
         FormatError: the key is no reviewer's of this study.
     """
-    return _decide(
-        coordinator,
-        prefix,
-        decision,
-        lambda tx, row, study: record_decision(tx, row, study, decision, reviewer_key, reason),
-    )
+    return _decide(coordinator, prefix, decision, signing(decision, reviewer_key, reason))
 
 
 def take(coordinator: Coordinator, prefix: str, decision: Decision, signed: Signed) -> Review:
@@ -149,20 +153,20 @@ def take(coordinator: Coordinator, prefix: str, decision: Decision, signed: Sign
         StateError: it is not pending, or this reviewer decided so before.
         FormatError: the record is off, of a stranger, or about something else.
     """
-    return _decide(
-        coordinator,
-        prefix,
-        decision,
-        lambda tx, row, study: _keep(tx, row, study, decision, signed),
-    )
+    return _decide(coordinator, prefix, decision, keeping(decision, signed))
 
 
-def _decide(
-    coordinator: Coordinator,
-    prefix: str,
-    decision: Decision,
-    record: Callable[[Transaction, sa.Row[Any], Study], list[Approval]],
-) -> Review:
+def signing(decision: Decision, reviewer_key: keys.SigningKey, reason: str) -> Recorder:
+    """Return what signs a decision here and keeps it."""
+    return lambda tx, row, study: record_decision(tx, row, study, decision, reviewer_key, reason)
+
+
+def keeping(decision: Decision, signed: Signed) -> Recorder:
+    """Return what checks and keeps a decision that was signed on another machine."""
+    return lambda tx, row, study: _keep(tx, row, study, decision, signed)
+
+
+def _decide(coordinator: Coordinator, prefix: str, decision: Decision, record: Recorder) -> Review:
     with coordinator.write() as tx:
         row = find(tx, prefix)
         if row.state != BlueprintState.PENDING:
@@ -212,10 +216,8 @@ def report_lost(coordinator: Coordinator, prefix: str) -> Review:
 def _is_here(coordinator: Coordinator, row: sa.Row[Any]) -> bool:
     statement = Statement.from_bytes(row.statement)
     if row.state == BlueprintState.RECEIVED:
-        whole = coordinator.home.received(row.digest)
-        if not payloads.keystore(coordinator).has(payloads.RECIPIENT, row.kid):
-            return False  # whole, and nobody can open it
-        return whole.is_file() and sha256_file(whole) == statement.ciphertext_sha256
+        staged = coordinator.home.staging(row.digest)
+        return staged.is_file() and sha256_file(staged) == statement.ciphertext_sha256
     try:
         payloads.open_payload(coordinator, statement)
     except KitError:
@@ -276,6 +278,8 @@ def _keep(
         raise StateError(
             f"reviewer `{record.reviewer}` decided to {decision} this blueprint before"
         )
+    if decision in _REPEATABLE:
+        _require_current(tx, row.digest, record, signed.envelope)
     tx.execute(
         sa.insert(table).values(
             blueprint=row.digest,
@@ -296,6 +300,34 @@ def _keep(
         reason=record.reason_commitment,
     )
     return _decisions(tx, row.digest, study)
+
+
+def _require_current(tx: Transaction, blueprint: str, record: Approval, envelope: bytes) -> None:
+    """Refuse the record of a revocation or undo that has ended, or that somebody kept back (A3).
+
+    Both can happen again to one blueprint, so a signature must be of this time, and count once.
+    """
+    table = state.approvals
+    payload = dsse.parse(envelope, approval.PAYLOAD_TYPE).payload
+    for kept in tx.all(sa.select(table.c.envelope).where(table.c.blueprint == blueprint)):
+        if dsse.parse(kept.envelope, approval.PAYLOAD_TYPE).payload == payload:
+            raise StateError("this record was taken before, and what it decided is over")
+    query = sa.select(state.log.c.leaf).where(state.log.c.subject == blueprint)
+    events = [Event.from_leaf(entry.leaf) for entry in tx.all(query)]
+    last = max((event.time for event in events if event.kind in _TURNS), default="")
+    if record.time < last:
+        raise FormatError(
+            f"the record was signed at {record.time}, before the blueprint was last revoked or"
+            f" restored, at {last}",
+            hint="sign again; if it was signed since, a clock is wrong",
+        )
+    age = tx.now - clock.parse_rfc3339(record.time)
+    if not -_SKEW <= age <= MAX_RECORD_AGE:
+        raise FormatError(
+            f"the record was signed at {record.time}, not within the last"
+            f" {MAX_RECORD_AGE.days} days",
+            hint="sign again; if it was signed since, a clock is wrong",
+        )
 
 
 def set_aside(tx: Transaction, blueprint: str) -> None:

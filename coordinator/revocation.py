@@ -92,11 +92,25 @@ def revoke(
         NotFoundError: no such blueprint.
         StateError: it is in no state to be revoked.
     """
+    return _revoke(coordinator, prefix, reviews.signing(Decision.REVOKE, reviewer_key, reason))
+
+
+def take(coordinator: Coordinator, prefix: str, signed: reviews.Signed) -> Revocation:
+    """Record a decision to revoke that was signed on another machine.
+
+    Raises:
+        FormatError: the record is off, of a stranger, about something else, or not of this time.
+        StateError: as `revoke`; or the record, or this reviewer's, is here already.
+    """
+    return _revoke(coordinator, prefix, reviews.keeping(Decision.REVOKE, signed))
+
+
+def _revoke(coordinator: Coordinator, prefix: str, record: reviews.Recorder) -> Revocation:
     with coordinator.write() as tx:
         row = reviews.find(tx, prefix)
         _check_revocable(row)
         study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
-        records = reviews.record_decision(tx, row, study, Decision.REVOKE, reviewer_key, reason)
+        records = record(tx, row, study)
         falling = _releases_of(tx, row.digest)
         done = approval.has_quorum(records, study, Decision.REVOKE)
         after = _take_out(coordinator, tx, row) if done else None

@@ -148,6 +148,12 @@ recipient_keys = sa.Table(
     sa.Column("envelope", sa.LargeBinary, nullable=False),
     sa.UniqueConstraint("study_digest", "site"),
 )
+delegations = sa.Table(  # who may sign the recipient keys of a study, signed by the study key
+    "delegations",
+    metadata,
+    sa.Column("study_digest", sa.String, primary_key=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
 blueprints = sa.Table(
     "blueprints",
     metadata,

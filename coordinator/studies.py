@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from coordinator import registry, roots
 from coordinator.context import Coordinator
+from federation.endorsement import Endorsement
 from federation.learning.generator import architecture as networks
 from federation.study import (
     ArchitectureRef,
@@ -17,7 +19,6 @@ from federation.study import (
 )
 from kit import clock
 from kit.errors import FormatError
-from pki import keys
 
 METHOD = "federated-factory"
 CLASSIFIER = "resnet-small"
@@ -45,6 +46,7 @@ class Request:
     reviewers: tuple[str, ...]
     outbound_approval: bool = False
     lease_days: int = 0
+    endorsed: tuple[Reviewer, ...] = ()
 
 
 def manifest(coordinator: Coordinator, request: Request) -> Study:
@@ -84,7 +86,7 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
             classifier_steps=request.classifier_steps,
         ),
         quorum=request.quorum,
-        reviewers=_reviewers(coordinator, request.reviewers),
+        reviewers=_reviewers(coordinator, request),
         created=clock.rfc3339(coordinator.now()),
         safeguards=Safeguards(
             outbound_approval=request.outbound_approval, lease_days=request.lease_days
@@ -93,15 +95,25 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
     return Study.from_bytes(study.to_bytes())
 
 
-def _reviewers(coordinator: Coordinator, given: tuple[str, ...]) -> tuple[Reviewer, ...]:
-    if given:
-        pairs = [text.partition("=") for text in given]
-        return tuple(Reviewer(name=name, public_key=key) for name, _, key in pairs)
-    found = sorted(coordinator.home.key("").parent.glob("keys/reviewer-*.key"))
-    return tuple(
-        Reviewer(
-            name=path.stem.removeprefix("reviewer-"),
-            public_key=keys.public_bytes(keys.load_signing(path)).hex(),
-        )
-        for path in found
-    )
+def _reviewers(coordinator: Coordinator, request: Request) -> tuple[Reviewer, ...]:
+    for reviewer in request.endorsed:
+        _check_endorsed(coordinator, reviewer)
+    if request.reviewers or request.endorsed:
+        pairs = [text.partition("=") for text in request.reviewers]
+        named = [Reviewer(name=name, public_key=key) for name, _, key in pairs]
+        return (*named, *request.endorsed)
+    found = roots.reviewers(coordinator.home)
+    return tuple(Reviewer(name=name, public_key=key.hex()) for name, key in found.items())
+
+
+def _check_endorsed(coordinator: Coordinator, reviewer: Reviewer) -> None:
+    """Check a site's word as every site will, before it is part of a manifest (A15).
+
+    Raises:
+        NotAllowedError: the site is not active.
+        KitError: the word is not that site's, or about somebody else.
+    """
+    with coordinator.state.read() as tx:
+        row = registry.active_site(tx, reviewer.site)
+    current = {row.signing_fingerprint, row.signing_previous} - {None}
+    Endorsement.verify(reviewer, federation=coordinator.config.federation, known=current)

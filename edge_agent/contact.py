@@ -4,17 +4,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent import copies, mirror, outbox, renewal, trust
+from edge_agent import copies, mirror, outbox, renewal, reviewers, trust
 from edge_agent.alarms import look
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.trust import Before, Entry, News, Trust, World
-from edge_agent.witness import EXPLAIN, LogView, Milestone, vouched
+from edge_agent.witness import EXPLAIN, LogView, Milestone
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size
 from federation.auditlog.events import Event, Kind
 from federation.auditlog.history import Alarm
-from kit import canonical, clock, door
+from kit import clock, door
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import keys
@@ -164,6 +164,8 @@ def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
     with home.reserve.drawn_on():  # a withdrawal must reach a site whose disk is full
         _keep(home, world, held=min(len(before.leaves), news.first_leaf))
         look(home, world)
+        for finding in reviewers.look(home, world):
+            door.note(f"alarm: {finding.line}")
     home.reserve.hold()
     for alarm in alarms(world.log, now=now):
         door.note(f"alarm: {alarm_words(alarm)}")
@@ -250,11 +252,12 @@ def _check_none_vanished(home: Home, world: World) -> None:
 def _keep(home: Home, world: World, *, held: int) -> None:
     for offer in world.studies:
         write_atomic(home.study_file(offer.study.id, "manifest"), offer.manifest)
-        recipient = home.study_file(offer.study.id, "recipient")
-        if offer.recipient_key is not None:
-            write_atomic(recipient, offer.recipient)
-        else:
-            recipient.unlink(missing_ok=True)
+        for kind, document in (("delegation", offer.delegation), ("recipient", offer.recipient)):
+            path = home.study_file(offer.study.id, kind)
+            if offer.recipient_key is not None and document:
+                write_atomic(path, document)
+            else:
+                path.unlink(missing_ok=True)
     for entry in world.entries:
         index = Receipt.from_text(entry.receipt).index
         better = world.log.receipt(index, world.notes)
@@ -264,14 +267,7 @@ def _keep(home: Home, world: World, *, held: int) -> None:
     write_atomic(home.certificate_revocations, world.certificate_revocations)
     if world.authority_revocations:
         write_atomic(home.authority_revocations, world.authority_revocations)
-    write_atomic(home.vouched, _vouched(home, world))
     write_atomic(home.trust, world.trust.to_bytes())
-
-
-def _vouched(home: Home, world: World) -> bytes:
-    found = vouched(world.log, world.vouchings, witness_key(home))
-    time = clock.rfc3339(found.time) if found.time else ""
-    return canonical.encode({"needed": found.needed, "size": found.size, "time": time})
 
 
 def keep_entry(home: Home, entry: Entry) -> None:

@@ -173,11 +173,6 @@ class Home:
         return self.path / "state" / "log.jsonl"
 
     @property
-    def vouched(self) -> Path:
-        """How far and how lately other sites vouched for the log, at the last contact."""
-        return self.path / "state" / "vouched.json"
-
-    @property
     def first_checkpoint(self) -> Path:
         """The log's checkpoint that came with the enrolment token."""
         return self.path / "state" / "first-checkpoint.note"
@@ -203,7 +198,7 @@ class Home:
         return self.path / "state" / "authorities.crl"
 
     def study_file(self, study: str, kind: str) -> Path:
-        """Return the path of a study's signed document (`manifest` or `recipient`)."""
+        """Return the path of a study's document (`manifest`, `delegation` or `recipient`)."""
         name = canonical.name(study, what="study id")
         return self.path / "studies" / f"{name}.{kind}.json"
 

@@ -73,7 +73,12 @@ def news(reply: Any) -> News:
         signing_chain=reply.signing_chain,
         pseudonym_salt=reply.pseudonym_salt,
         studies=tuple(
-            StudyNews(manifest=s.manifest, recipient_key=s.recipient_key, open=s.open)
+            StudyNews(
+                manifest=s.manifest,
+                recipient_key=s.recipient_key,
+                open=s.open,
+                delegation=s.delegation,
+            )
             for s in reply.studies
         ),
         blueprints=tuple(status(s) for s in reply.blueprints),

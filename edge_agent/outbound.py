@@ -22,16 +22,21 @@ from pki import certificates, keys
 
 POLICY, RECORD = "outbound.toml", "outbound.dsse.json"
 REQUIRED, OFF = "required", "off"
+ENDORSED, ANYBODY = "endorsed", "anybody"
 MAX_OFFICERS = 16
 _WHO = "officers are named in `outbound.toml` by their public keys"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What `outbound.toml` says; `officers` is `NAME=PUBLIC-KEY` (hexadecimal), by commas."""
+    """What `outbound.toml` says; `officers` is `NAME=PUBLIC-KEY` (hexadecimal), by commas.
+
+    `reviewers` says whether those of a study must all be endorsed by a site (A15).
+    """
 
     approval: str = REQUIRED
     officers: str = ""
+    reviewers: str = ANYBODY
 
     def keys(self) -> dict[str, bytes]:
         """Return each officer's public key (32 bytes) by name.
@@ -55,12 +60,14 @@ def policy(home: Home) -> Policy:
     """Return this site's policy; a home without the file wants approval and has no officer yet.
 
     Raises:
-        KitError: the file is damaged or says something else than `required` or `off`.
+        KitError: the file is damaged or says a word that is not in it.
     """
     path = home.path / POLICY
     found = config.load(path, Policy) if path.is_file() else Policy()
     if found.approval not in (REQUIRED, OFF):
         raise KitError(f"`{path}`: approval is `{REQUIRED}` or `{OFF}`")
+    if found.reviewers not in (ENDORSED, ANYBODY):
+        raise KitError(f"`{path}`: reviewers is `{ENDORSED}` or `{ANYBODY}`")
     found.keys()
     return found
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from edge_agent import acts, contact, copies, outbound, outbox, shipments
+from edge_agent import acts, contact, copies, outbound, outbox, reviewers, shipments
 from edge_agent.errors import BusyError, TrustError, UnreachableError
 from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
@@ -23,7 +23,7 @@ from edge_agent.messages import Announcement
 from edge_agent.outbox import CIPHERTEXT, ENVELOPE, RUN, WRAPPED
 from edge_agent.outgoing import Outgoing, is_finished, of_run
 from edge_agent.runs import GATE
-from edge_agent.trust import StatusNews, check_status, open_recipient_key
+from edge_agent.trust import StatusNews, check_status, open_delegation, open_recipient_key
 from federation.blueprint.envelope import Claims, Seal, seal_stream
 from federation.blueprint.statement import (
     SUITE,
@@ -94,6 +94,8 @@ def submit(
     with copies.put_away(home), Exchange.open(home) as exchange:
         contact.contact(home, exchange)
         folder = sealed(home, run, item, now)
+        for finding in reviewers.found(home, item.study) or []:
+            tell(f"{finding.line}; `{outbound.POLICY}` may ask for more")
         return patiently(lambda: _send(home, exchange, item.study, folder, sent), tell=tell)
 
 
@@ -118,16 +120,17 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     It is sealed to the key of the newest contact; which carriage takes it is not settled here.
 
     Raises:
-        KitError: the study is closed, so this site has no key to seal to.
+        KitError: the study is closed, so this site has no key to seal to; or it names a reviewer
+            whom this site must not trust.
     """
+    reviewers.require(home, item.study)
     path = home.study_file(item.study.id, "recipient")
     if not path.is_file():
         raise KitError(
             f"study `{item.study.id}` is closed: it takes no more blueprints",
             hint="`edge-agent status` shows what this site has in it",
         )
-    recipient = home.read(path, "recipient key")
-    key = open_recipient_key(recipient, home.pins, item.study, home.config.site)
+    key = recipient_key(home, item.study, now)
     kid = kem.key_id(key.public)
     signing = signing_chain(home)
     folder = waiting(home, run)
@@ -150,6 +153,21 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     copies.keep(home, run, folder.name, item)
     shipments.record(home, run, made.statement)
     return folder
+
+
+def recipient_key(home: Home, study: Study, now: datetime) -> RecipientKey:
+    """Return the key of the newest contact that a blueprint for `study` is sealed to.
+
+    Raises:
+        KitError: it does not hold, or whoever signed it may do so no more (A16).
+    """
+    path = home.study_file(study.id, "delegation")
+    signed = home.read(path, "delegation") if path.is_file() else b""
+    delegation = open_delegation(signed, home.pins, study)
+    if delegation is not None:
+        delegation.check_time(study, now)
+    envelope = home.read(home.study_file(study.id, "recipient"), "recipient key")
+    return open_recipient_key(envelope, home.pins, study, home.config.site, delegation=delegation)
 
 
 def waiting(home: Home, run: str) -> Path | None:

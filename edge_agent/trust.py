@@ -16,11 +16,13 @@ from typing import Self
 
 from edge_agent.errors import TrustError
 from edge_agent.witness import EXPLAIN, LogView, Milestone, Vouching
+from federation import delegation as delegations
 from federation import dsse, study
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import PROOF_OF_STATE, Event, Kind
 from federation.auditlog.history import History, revocations_digest
+from federation.delegation import Delegation
 from federation.release import statement as documents
 from federation.release.statement import Release, Revocations
 from federation.study import RecipientKey, Study
@@ -46,11 +48,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyNews:
-    """A signed study with the signed key that this site seals to; no key once it is closed."""
+    """A signed study with the signed key that this site seals to; no key once it is closed.
+
+    `delegation` says whose signature the key bears; empty: the study key's own.
+    """
 
     manifest: bytes
     recipient_key: bytes
     open: bool
+    delegation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +169,7 @@ class OfferedStudy:
     open: bool
     manifest: bytes
     recipient: bytes
+    delegation: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,15 +393,27 @@ def open_study(envelope: bytes, pins: Pins) -> Study:
     return found
 
 
-def open_recipient_key(envelope: bytes, pins: Pins, expected: Study, site: str) -> RecipientKey:
+def open_delegation(envelope: bytes, pins: Pins, expected: Study) -> Delegation | None:
+    """Return whom the pinned study key lets sign a study's recipient keys; None: itself alone.
+
+    Raises:
+        KitError: it is not signed by the pinned key, or is for another study or round.
+    """
+    if not envelope:
+        return None
+    return delegations.open_delegation(envelope, pins.study_key, expected)
+
+
+def open_recipient_key(
+    envelope: bytes, pins: Pins, expected: Study, site: str, *, delegation: Delegation | None
+) -> RecipientKey:
     """Return the key this site seals to, for one study, after checking it.
 
     Raises:
-        KitError: it is not signed by the pinned key, or is for another study, round or site.
+        KitError: neither the pinned key nor its delegate signed it, or it is for another study,
+            round or site.
     """
-    found = RecipientKey.from_bytes(
-        dsse.open_with_key(envelope, study.RECIPIENT_KEY_TYPE, pins.study_key)
-    )
+    found = delegations.open_recipient_key(envelope, delegation, pins.study_key)
     if (found.study_digest, found.round, found.site) != (expected.digest, expected.round, site):
         raise TrustError("the recipient key is for another study, round or site")
     return found
@@ -406,7 +425,12 @@ def _check_study(offer: StudyNews, pins: Pins, site: str, history: History) -> O
         raise TrustError(f"the log does not record study `{found.id}` as it was sent")
     key = None
     if offer.open or offer.recipient_key:
-        key = open_recipient_key(offer.recipient_key, pins, found, site)
+        delegation = open_delegation(offer.delegation, pins, found)
+        if delegation is not None and history.delegations.get(found.digest) != delegation.digest:
+            raise TrustError(
+                f"the log does not record who may sign the recipient keys of study `{found.id}`"
+            )
+        key = open_recipient_key(offer.recipient_key, pins, found, site, delegation=delegation)
         current = {kid for (of, _), kid in history.recipients.items() if of == found.digest}
         if kem.key_id(key.public) not in current:
             raise TrustError(f"the log does not record the recipient key of study `{found.id}`")
@@ -416,6 +440,7 @@ def _check_study(offer: StudyNews, pins: Pins, site: str, history: History) -> O
         open=offer.open,
         manifest=offer.manifest,
         recipient=offer.recipient_key,
+        delegation=offer.delegation,
     )
 
 

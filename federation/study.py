@@ -13,6 +13,7 @@ from kit.errors import FormatError
 
 VERSION = 1
 GUARDED_VERSION = 2  # a manifest that also carries safeguards; without any, version 1 says it all
+ENDORSED_VERSION = 3  # a manifest with a reviewer whom a site endorses
 PAYLOAD_TYPE = "application/vnd.hospital-edge-kit.study+json"
 RECIPIENT_KEY_TYPE = "application/vnd.hospital-edge-kit.recipient-key+json"
 
@@ -21,7 +22,12 @@ MAX_SIDE_PX = 512
 MAX_SHARD = 100_000
 MAX_ROUND = 1_000_000
 MAX_QUORUM = 16
+MAX_REVIEWERS = 64
+MAX_ENDORSEMENT_BYTES = 8192  # an envelope, or a certificate
 MAX_LEASE_DAYS = 3660
+
+
+_ENDORSED = {"site", "endorsement", "certificate"}
 
 
 class PersonalData(StrEnum):
@@ -84,10 +90,40 @@ class BuildPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reviewer:
-    """A person who may approve: a name and an Ed25519 public key (32 bytes, hexadecimal)."""
+    """A person who may approve: a name and an Ed25519 public key (32 bytes, hexadecimal).
+
+    One who is said to be of a `site` comes with that site's signed word and the certificate that
+    signed it (base64; `federation.endorsement` says what they must prove).
+    """
 
     name: str
     public_key: str
+    site: str = ""
+    endorsement: str = ""
+    certificate: str = ""
+
+    @classmethod
+    def of(cls, table: Any) -> Self:
+        """Read the JSON form.
+
+        Raises:
+            FormatError: a field is missing, unknown or out of range.
+        """
+        names = set(cls.__slots__)
+        claims_site = isinstance(table, dict) and "site" in table
+        canonical.fields(table, names if claims_site else names - _ENDORSED, what="reviewer")
+        canonical.name(table["name"], what="reviewer name")
+        canonical.sha256_hex(table["public_key"], what="reviewer key")  # 32 bytes as well
+        if claims_site:
+            canonical.name(table["site"], what="site of a reviewer")
+            for field in ("endorsement", "certificate"):
+                canonical.b64decode(table[field], limit=2 * MAX_ENDORSEMENT_BYTES)
+        return cls(**table)
+
+    def to_table(self) -> dict[str, str]:
+        """Return the JSON form; one whom no site endorses has the two first fields only."""
+        table = asdict(self)
+        return table if self.site else {n: v for n, v in table.items() if n not in _ENDORSED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +161,10 @@ class Study:
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes that are signed; reals become decimal strings."""
-        table = asdict(self)
+        table = asdict(self) | {"reviewers": [r.to_table() for r in self.reviewers]}
+        table["version"] = _version(self.safeguards, self.reviewers)
         if self.safeguards == Safeguards():
             del table["safeguards"]
-            table["version"] = VERSION
-        else:
-            table["version"] = GUARDED_VERSION
         table["privacy"]["epsilon"] = canonical.real(self.privacy.epsilon)
         table["privacy"]["delta"] = canonical.real(self.privacy.delta)
         return canonical.encode(table)
@@ -146,7 +180,10 @@ class Study:
         table = canonical.decode(data)
         is_guarded = isinstance(table, dict) and "safeguards" in table
         canonical.fields(table, names if is_guarded else names - {"safeguards"}, what="study")
-        version = GUARDED_VERSION if is_guarded else VERSION
+        quorum = canonical.integer(table["quorum"], low=1, high=MAX_QUORUM, what="quorum")
+        reviewers = _reviewers(table["reviewers"], quorum=quorum)
+        safeguards = _safeguards(table["safeguards"]) if is_guarded else Safeguards()
+        version = _version(safeguards, reviewers)
         canonical.version(table["version"], expected=version, what="study")
         return cls(
             federation=canonical.name(table["federation"], what="federation"),
@@ -162,16 +199,23 @@ class Study:
                 table["minimum_per_class"], low=1, high=10_000, what="minimum_per_class"
             ),
             build=_build(table["build"]),
-            quorum=canonical.integer(table["quorum"], low=1, high=MAX_QUORUM, what="quorum"),
-            reviewers=_reviewers(table["reviewers"], quorum=table["quorum"]),
+            quorum=quorum,
+            reviewers=reviewers,
             created=clock.rfc3339(clock.parse_rfc3339(table["created"], what="created")),
-            safeguards=_safeguards(table["safeguards"]) if is_guarded else Safeguards(),
+            safeguards=safeguards,
         )
 
     @property
     def digest(self) -> str:
         """The hexadecimal SHA-256 that names this study."""
         return canonical.digest(self.to_bytes())
+
+
+def _version(safeguards: Safeguards, reviewers: tuple[Reviewer, ...]) -> int:
+    """Return the version of a manifest: the lowest that can say what it says."""
+    if any(reviewer.site for reviewer in reviewers):
+        return ENDORSED_VERSION
+    return VERSION if safeguards == Safeguards() else GUARDED_VERSION
 
 
 def _list(value: Any) -> list[Any]:
@@ -238,13 +282,10 @@ def _safeguards(value: Any) -> Safeguards:
     return found
 
 
-def _reviewers(value: Any, *, quorum: Any) -> tuple[Reviewer, ...]:
-    reviewers = []
-    for item in _list(value):
-        table = canonical.fields(item, set(Reviewer.__slots__), what="reviewer")
-        canonical.name(table["name"], what="reviewer name")
-        canonical.sha256_hex(table["public_key"], what="reviewer key")  # 32 bytes as well
-        reviewers.append(Reviewer(**table))
+def _reviewers(value: Any, *, quorum: int) -> tuple[Reviewer, ...]:
+    reviewers = [Reviewer.of(item) for item in _list(value)]
+    if len(reviewers) > MAX_REVIEWERS:
+        raise FormatError(f"a study has at most {MAX_REVIEWERS} reviewers")
     if len({r.name for r in reviewers}) != len(reviewers):
         raise FormatError("reviewers must have distinct names")
     if len({r.public_key for r in reviewers}) < quorum:
@@ -256,7 +297,8 @@ def _reviewers(value: Any, *, quorum: Any) -> tuple[Reviewer, ...]:
 class RecipientKey:
     """The X-Wing public key that one site seals to, for one study and round.
 
-    Signed with the study key, which the site pinned: the server that hands it out cannot swap it.
+    Signed by the key that the offline study key delegated this to for the study and round, or by
+    the study key itself (`federation.delegation`), and named by the log.
     """
 
     study_digest: str

@@ -184,6 +184,18 @@ def load_signing(path: Path) -> SigningKey:
     return key
 
 
+def public_of(path: Path) -> object:
+    """Return the public half of whatever private key is in a file.
+
+    Raises:
+        IdentityError: there is none, or it cannot be opened.
+    """
+    key = _load(path)
+    if not isinstance(key, PrivateKey):
+        raise IdentityError(f"`{path}` is not a key that the kit uses")
+    return key.public_key()
+
+
 def _load(path: Path) -> object:
     data = read_secret(path)
     if tokens.is_reference(data):
@@ -198,6 +210,34 @@ def public_bytes(key: SigningKey | VerifyingKey) -> bytes:
     """Return the 32 raw bytes of an Ed25519 public key."""
     public = key.public_key() if isinstance(key, ed25519.Ed25519PrivateKey) else key
     return public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def public_pem(raw: bytes) -> bytes:
+    """Return an Ed25519 public key (32 raw bytes) as PEM.
+
+    Raises:
+        IdentityError: the bytes are not a key.
+    """
+    return verifying_key(raw).public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def load_public(path: Path) -> bytes:
+    """Return the 32 raw bytes of the Ed25519 public key in a PEM file.
+
+    Raises:
+        IdentityError: the file holds no such key.
+    """
+    try:
+        key = serialization.load_pem_public_key(
+            read_limited(path, limit=MAX_KEY_BYTES, what="public key")
+        )
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise IdentityError(f"`{path}` is not a public key in PEM form") from error
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise IdentityError(f"`{path}` is not an Ed25519 public key")
+    return public_bytes(key)
 
 
 def verifying_key(raw: bytes) -> VerifyingKey:

@@ -115,7 +115,7 @@ def protect(place: Place, new: Callable[[], str]) -> Protected:
     counts = {True: 0, False: 0}
     for path in place.files():
         if path.name.startswith("."):
-            _shred(path)  # what a crash left of a key that is there in its place, or nowhere
+            shred(path)  # what a crash left of a key that is there in its place, or nowhere
             continue
         data = _read(path)
         is_clear = not (protection.is_sealed(data) or tokens.is_reference(data))
@@ -139,6 +139,21 @@ def protect_file(path: Path, new: Callable[[], str]) -> None:
             f"key `{path}` is sealed already", hint="`keys passphrase` changes its passphrase"
         )
     _replace(path, protection.seal_alone(data, new()))
+
+
+def copy_to_travel(home: Path, path: Path, target: Path) -> None:
+    """Copy a key out of its home: in clear if it lay so, else under a passphrase of its own.
+
+    That is the home's, until `keys passphrase --key` gives it another.
+
+    Raises:
+        IdentityError: the home's passphrase is missing or wrong.
+    """
+    data = _read(path)
+    if protection.is_sealed(data) and isinstance(protection.protection_of(data), str):
+        own = unlocking.passphrase(_protection(home / protection.FILE), f"the keys in `{home}`")
+        data = protection.seal_alone(keys.read_secret(path), own)
+    write_secret(target, data)
 
 
 def change(home: Path, new: Callable[[], str]) -> None:
@@ -187,7 +202,8 @@ def _replace(path: Path, sealed: bytes) -> None:
         _overwrite(clear.fileno())
 
 
-def _shred(path: Path) -> None:
+def shred(path: Path) -> None:
+    """Overwrite a secret's file and remove it; a flash disk may keep its blocks for a while."""
     with os_errors(path), suppress(FileNotFoundError):
         with path.open("r+b") as stream:
             _overwrite(stream.fileno())

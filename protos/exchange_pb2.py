@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/exchange.proto\x12\x14hospital_edge_kit.v1\x1a google/protobuf/descriptor.proto\"\x8b\x01\n\x0c\x45nrolRequest\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\x12\x13\n\x0btls_request\x18\x02 \x01(\x0c\x12\x17\n\x0fsigning_request\x18\x03 \x01(\x0c\x12\x13\n\x0bwitness_key\x18\x04 \x01(\x0c\x12\x11\n\ttls_chain\x18\x05 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x06 \x01(\x0c\"\\\n\nEnrolReply\x12\x11\n\tconfirmed\x18\x01 \x01(\x08\x12\x11\n\ttls_chain\x18\x02 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x03 \x01(\x0c\x12\x11\n\tpseudonym\x18\x04 \x01(\t\"8\n\x0e\x43ontactRequest\x12\x12\n\nknown_size\x18\x01 \x01(\x04\x12\x12\n\nfirst_leaf\x18\x02 \x01(\x04\"\x96\x03\n\x0c\x43ontactReply\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\x13\n\x0brevocations\x18\x03 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x04 \x01(\x0c\x12\x31\n\x07studies\x18\x05 \x03(\x0b\x32 .hospital_edge_kit.v1.StudyEntry\x12\x39\n\nblueprints\x18\x06 \x03(\x0b\x32%.hospital_edge_kit.v1.BlueprintStatus\x12\x34\n\x08releases\x18\x07 \x03(\x0b\x32\".hospital_edge_kit.v1.ReleaseEntry\x12\x12\n\nfirst_leaf\x18\x08 \x01(\x04\x12\x0e\n\x06leaves\x18\t \x03(\x0c\x12\x11\n\twitnessed\x18\n \x03(\t\x12\x1f\n\x17\x63\x65rtificate_revocations\x18\x0b \x01(\x0c\x12\x16\n\x0epseudonym_salt\x18\x0c \x01(\x0c\x12\x1d\n\x15\x61uthority_revocations\x18\r \x01(\x0c\"\x1e\n\rLeavesRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\"\x1d\n\x0bLeavesReply\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\"0\n\rCosignRequest\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\t\"\r\n\x0b\x43osignReply\"C\n\nStudyEntry\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x15\n\rrecipient_key\x18\x02 \x01(\x0c\x12\x0c\n\x04open\x18\x03 \x01(\x08\")\n\x08LogEntry\x12\x0c\n\x04leaf\x18\x01 \x01(\x0c\x12\x0f\n\x07receipt\x18\x02 \x01(\t\"\x87\x01\n\x0f\x42lueprintStatus\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0cstudy_digest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12/\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\"\xe2\x01\n\x0cReleaseEntry\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x31\n\tpublished\x18\x02 \x01(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\x12\x11\n\twithdrawn\x18\x03 \x01(\x08\x12\x32\n\nwithdrawal\x18\x04 \x03(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\x12\x15\n\rsigning_chain\x18\x05 \x01(\x0c\x12/\n\x07\x65\x61rlier\x18\x06 \x03(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\"#\n\x0cRenewRequest\x12\x13\n\x0btls_request\x18\x01 \x01(\x0c\"\x1f\n\nRenewReply\x12\x11\n\ttls_chain\x18\x01 \x01(\x0c\"4\n\x0cRekeyRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x02 \x01(\x0c\"\x1b\n\nRekeyReply\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\"\x85\x01\n\x0c\x42\x65ginRequest\x12\x14\n\x0cstudy_digest\x18\x01 \x01(\t\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x03 \x01(\x0c\x12\x13\n\x0bwrapped_key\x18\x04 \x01(\x0c\x12\x10\n\x08outbound\x18\x05 \x01(\x0c\x12\x0f\n\x07officer\x18\x06 \x01(\x0c\";\n\x0bUploadChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"Y\n\x0cUploadStatus\x12\x0f\n\x07\x64urable\x18\x01 \x01(\x04\x12\x38\n\tblueprint\x18\x02 \x01(\x0b\x32%.hospital_edge_kit.v1.BlueprintStatus\":\n\x0fWithdrawRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x02 \x01(\x0c\"2\n\x0f\x44ownloadRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"-\n\rDownloadChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c*>\n\x06\x43\x61ller\x12\n\n\x06NOBODY\x10\x00\x12\x0b\n\x07\x41NYBODY\x10\x01\x12\x08\n\x04SITE\x10\x02\x12\x11\n\rREPLACED_SITE\x10\x03\x32`\n\tEnrolment\x12S\n\x05\x45nrol\x12\".hospital_edge_kit.v1.EnrolRequest\x1a .hospital_edge_kit.v1.EnrolReply\"\x04\xa0\xbb\x18\x01\x32\xaf\x06\n\x08\x45xchange\x12Y\n\x07\x43ontact\x12$.hospital_edge_kit.v1.ContactRequest\x1a\".hospital_edge_kit.v1.ContactReply\"\x04\xa0\xbb\x18\x03\x12V\n\x06Leaves\x12#.hospital_edge_kit.v1.LeavesRequest\x1a!.hospital_edge_kit.v1.LeavesReply\"\x04\xa0\xbb\x18\x03\x12V\n\x06\x43osign\x12#.hospital_edge_kit.v1.CosignRequest\x1a!.hospital_edge_kit.v1.CosignReply\"\x04\xa0\xbb\x18\x03\x12S\n\x05Renew\x12\".hospital_edge_kit.v1.RenewRequest\x1a .hospital_edge_kit.v1.RenewReply\"\x04\xa0\xbb\x18\x02\x12S\n\x05Rekey\x12\".hospital_edge_kit.v1.RekeyRequest\x1a .hospital_edge_kit.v1.RekeyReply\"\x04\xa0\xbb\x18\x03\x12U\n\x05\x42\x65gin\x12\".hospital_edge_kit.v1.BeginRequest\x1a\".hospital_edge_kit.v1.UploadStatus\"\x04\xa0\xbb\x18\x02\x12W\n\x06Upload\x12!.hospital_edge_kit.v1.UploadChunk\x1a\".hospital_edge_kit.v1.UploadStatus\"\x04\xa0\xbb\x18\x02(\x01\x12^\n\x08Withdraw\x12%.hospital_edge_kit.v1.WithdrawRequest\x1a%.hospital_edge_kit.v1.BlueprintStatus\"\x04\xa0\xbb\x18\x02\x12^\n\x08\x44ownload\x12%.hospital_edge_kit.v1.DownloadRequest\x1a#.hospital_edge_kit.v1.DownloadChunk\"\x04\xa0\xbb\x18\x02\x30\x01:N\n\x06\x63\x61ller\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0e\x32\x1c.hospital_edge_kit.v1.Callerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/exchange.proto\x12\x14hospital_edge_kit.v1\x1a google/protobuf/descriptor.proto\"\x8b\x01\n\x0c\x45nrolRequest\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\x12\x13\n\x0btls_request\x18\x02 \x01(\x0c\x12\x17\n\x0fsigning_request\x18\x03 \x01(\x0c\x12\x13\n\x0bwitness_key\x18\x04 \x01(\x0c\x12\x11\n\ttls_chain\x18\x05 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x06 \x01(\x0c\"\\\n\nEnrolReply\x12\x11\n\tconfirmed\x18\x01 \x01(\x08\x12\x11\n\ttls_chain\x18\x02 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x03 \x01(\x0c\x12\x11\n\tpseudonym\x18\x04 \x01(\t\"8\n\x0e\x43ontactRequest\x12\x12\n\nknown_size\x18\x01 \x01(\x04\x12\x12\n\nfirst_leaf\x18\x02 \x01(\x04\"\x96\x03\n\x0c\x43ontactReply\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\x13\n\x0brevocations\x18\x03 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x04 \x01(\x0c\x12\x31\n\x07studies\x18\x05 \x03(\x0b\x32 .hospital_edge_kit.v1.StudyEntry\x12\x39\n\nblueprints\x18\x06 \x03(\x0b\x32%.hospital_edge_kit.v1.BlueprintStatus\x12\x34\n\x08releases\x18\x07 \x03(\x0b\x32\".hospital_edge_kit.v1.ReleaseEntry\x12\x12\n\nfirst_leaf\x18\x08 \x01(\x04\x12\x0e\n\x06leaves\x18\t \x03(\x0c\x12\x11\n\twitnessed\x18\n \x03(\t\x12\x1f\n\x17\x63\x65rtificate_revocations\x18\x0b \x01(\x0c\x12\x16\n\x0epseudonym_salt\x18\x0c \x01(\x0c\x12\x1d\n\x15\x61uthority_revocations\x18\r \x01(\x0c\"\x1e\n\rLeavesRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\"\x1d\n\x0bLeavesReply\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\"0\n\rCosignRequest\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\t\"\r\n\x0b\x43osignReply\"W\n\nStudyEntry\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x15\n\rrecipient_key\x18\x02 \x01(\x0c\x12\x0c\n\x04open\x18\x03 \x01(\x08\x12\x12\n\ndelegation\x18\x04 \x01(\x0c\")\n\x08LogEntry\x12\x0c\n\x04leaf\x18\x01 \x01(\x0c\x12\x0f\n\x07receipt\x18\x02 \x01(\t\"\x87\x01\n\x0f\x42lueprintStatus\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0cstudy_digest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12/\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\"\xe2\x01\n\x0cReleaseEntry\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x31\n\tpublished\x18\x02 \x01(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\x12\x11\n\twithdrawn\x18\x03 \x01(\x08\x12\x32\n\nwithdrawal\x18\x04 \x03(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\x12\x15\n\rsigning_chain\x18\x05 \x01(\x0c\x12/\n\x07\x65\x61rlier\x18\x06 \x03(\x0b\x32\x1e.hospital_edge_kit.v1.LogEntry\"#\n\x0cRenewRequest\x12\x13\n\x0btls_request\x18\x01 \x01(\x0c\"\x1f\n\nRenewReply\x12\x11\n\ttls_chain\x18\x01 \x01(\x0c\"4\n\x0cRekeyRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x02 \x01(\x0c\"\x1b\n\nRekeyReply\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\"\x85\x01\n\x0c\x42\x65ginRequest\x12\x14\n\x0cstudy_digest\x18\x01 \x01(\t\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x03 \x01(\x0c\x12\x13\n\x0bwrapped_key\x18\x04 \x01(\x0c\x12\x10\n\x08outbound\x18\x05 \x01(\x0c\x12\x0f\n\x07officer\x18\x06 \x01(\x0c\";\n\x0bUploadChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"Y\n\x0cUploadStatus\x12\x0f\n\x07\x64urable\x18\x01 \x01(\x04\x12\x38\n\tblueprint\x18\x02 \x01(\x0b\x32%.hospital_edge_kit.v1.BlueprintStatus\":\n\x0fWithdrawRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x15\n\rsigning_chain\x18\x02 \x01(\x0c\"2\n\x0f\x44ownloadRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"-\n\rDownloadChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c*>\n\x06\x43\x61ller\x12\n\n\x06NOBODY\x10\x00\x12\x0b\n\x07\x41NYBODY\x10\x01\x12\x08\n\x04SITE\x10\x02\x12\x11\n\rREPLACED_SITE\x10\x03\x32`\n\tEnrolment\x12S\n\x05\x45nrol\x12\".hospital_edge_kit.v1.EnrolRequest\x1a .hospital_edge_kit.v1.EnrolReply\"\x04\xa0\xbb\x18\x01\x32\xaf\x06\n\x08\x45xchange\x12Y\n\x07\x43ontact\x12$.hospital_edge_kit.v1.ContactRequest\x1a\".hospital_edge_kit.v1.ContactReply\"\x04\xa0\xbb\x18\x03\x12V\n\x06Leaves\x12#.hospital_edge_kit.v1.LeavesRequest\x1a!.hospital_edge_kit.v1.LeavesReply\"\x04\xa0\xbb\x18\x03\x12V\n\x06\x43osign\x12#.hospital_edge_kit.v1.CosignRequest\x1a!.hospital_edge_kit.v1.CosignReply\"\x04\xa0\xbb\x18\x03\x12S\n\x05Renew\x12\".hospital_edge_kit.v1.RenewRequest\x1a .hospital_edge_kit.v1.RenewReply\"\x04\xa0\xbb\x18\x02\x12S\n\x05Rekey\x12\".hospital_edge_kit.v1.RekeyRequest\x1a .hospital_edge_kit.v1.RekeyReply\"\x04\xa0\xbb\x18\x03\x12U\n\x05\x42\x65gin\x12\".hospital_edge_kit.v1.BeginRequest\x1a\".hospital_edge_kit.v1.UploadStatus\"\x04\xa0\xbb\x18\x02\x12W\n\x06Upload\x12!.hospital_edge_kit.v1.UploadChunk\x1a\".hospital_edge_kit.v1.UploadStatus\"\x04\xa0\xbb\x18\x02(\x01\x12^\n\x08Withdraw\x12%.hospital_edge_kit.v1.WithdrawRequest\x1a%.hospital_edge_kit.v1.BlueprintStatus\"\x04\xa0\xbb\x18\x02\x12^\n\x08\x44ownload\x12%.hospital_edge_kit.v1.DownloadRequest\x1a#.hospital_edge_kit.v1.DownloadChunk\"\x04\xa0\xbb\x18\x02\x30\x01:N\n\x06\x63\x61ller\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0e\x32\x1c.hospital_edge_kit.v1.Callerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,8 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGE'].methods_by_name['Withdraw']._serialized_options = b'\240\273\030\002'
   _globals['_EXCHANGE'].methods_by_name['Download']._loaded_options = None
   _globals['_EXCHANGE'].methods_by_name['Download']._serialized_options = b'\240\273\030\002'
-  _globals['_CALLER']._serialized_start=1991
-  _globals['_CALLER']._serialized_end=2053
+  _globals['_CALLER']._serialized_start=2011
+  _globals['_CALLER']._serialized_end=2073
   _globals['_ENROLREQUEST']._serialized_start=82
   _globals['_ENROLREQUEST']._serialized_end=221
   _globals['_ENROLREPLY']._serialized_start=223
@@ -71,35 +71,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COSIGNREPLY']._serialized_start=897
   _globals['_COSIGNREPLY']._serialized_end=910
   _globals['_STUDYENTRY']._serialized_start=912
-  _globals['_STUDYENTRY']._serialized_end=979
-  _globals['_LOGENTRY']._serialized_start=981
-  _globals['_LOGENTRY']._serialized_end=1022
-  _globals['_BLUEPRINTSTATUS']._serialized_start=1025
-  _globals['_BLUEPRINTSTATUS']._serialized_end=1160
-  _globals['_RELEASEENTRY']._serialized_start=1163
-  _globals['_RELEASEENTRY']._serialized_end=1389
-  _globals['_RENEWREQUEST']._serialized_start=1391
-  _globals['_RENEWREQUEST']._serialized_end=1426
-  _globals['_RENEWREPLY']._serialized_start=1428
-  _globals['_RENEWREPLY']._serialized_end=1459
-  _globals['_REKEYREQUEST']._serialized_start=1461
-  _globals['_REKEYREQUEST']._serialized_end=1513
-  _globals['_REKEYREPLY']._serialized_start=1515
-  _globals['_REKEYREPLY']._serialized_end=1542
-  _globals['_BEGINREQUEST']._serialized_start=1545
-  _globals['_BEGINREQUEST']._serialized_end=1678
-  _globals['_UPLOADCHUNK']._serialized_start=1680
-  _globals['_UPLOADCHUNK']._serialized_end=1739
-  _globals['_UPLOADSTATUS']._serialized_start=1741
-  _globals['_UPLOADSTATUS']._serialized_end=1830
-  _globals['_WITHDRAWREQUEST']._serialized_start=1832
-  _globals['_WITHDRAWREQUEST']._serialized_end=1890
-  _globals['_DOWNLOADREQUEST']._serialized_start=1892
-  _globals['_DOWNLOADREQUEST']._serialized_end=1942
-  _globals['_DOWNLOADCHUNK']._serialized_start=1944
-  _globals['_DOWNLOADCHUNK']._serialized_end=1989
-  _globals['_ENROLMENT']._serialized_start=2055
-  _globals['_ENROLMENT']._serialized_end=2151
-  _globals['_EXCHANGE']._serialized_start=2154
-  _globals['_EXCHANGE']._serialized_end=2969
+  _globals['_STUDYENTRY']._serialized_end=999
+  _globals['_LOGENTRY']._serialized_start=1001
+  _globals['_LOGENTRY']._serialized_end=1042
+  _globals['_BLUEPRINTSTATUS']._serialized_start=1045
+  _globals['_BLUEPRINTSTATUS']._serialized_end=1180
+  _globals['_RELEASEENTRY']._serialized_start=1183
+  _globals['_RELEASEENTRY']._serialized_end=1409
+  _globals['_RENEWREQUEST']._serialized_start=1411
+  _globals['_RENEWREQUEST']._serialized_end=1446
+  _globals['_RENEWREPLY']._serialized_start=1448
+  _globals['_RENEWREPLY']._serialized_end=1479
+  _globals['_REKEYREQUEST']._serialized_start=1481
+  _globals['_REKEYREQUEST']._serialized_end=1533
+  _globals['_REKEYREPLY']._serialized_start=1535
+  _globals['_REKEYREPLY']._serialized_end=1562
+  _globals['_BEGINREQUEST']._serialized_start=1565
+  _globals['_BEGINREQUEST']._serialized_end=1698
+  _globals['_UPLOADCHUNK']._serialized_start=1700
+  _globals['_UPLOADCHUNK']._serialized_end=1759
+  _globals['_UPLOADSTATUS']._serialized_start=1761
+  _globals['_UPLOADSTATUS']._serialized_end=1850
+  _globals['_WITHDRAWREQUEST']._serialized_start=1852
+  _globals['_WITHDRAWREQUEST']._serialized_end=1910
+  _globals['_DOWNLOADREQUEST']._serialized_start=1912
+  _globals['_DOWNLOADREQUEST']._serialized_end=1962
+  _globals['_DOWNLOADCHUNK']._serialized_start=1964
+  _globals['_DOWNLOADCHUNK']._serialized_end=2009
+  _globals['_ENROLMENT']._serialized_start=2075
+  _globals['_ENROLMENT']._serialized_end=2171
+  _globals['_EXCHANGE']._serialized_start=2174
+  _globals['_EXCHANGE']._serialized_end=2989
 # @@protoc_insertion_point(module_scope)

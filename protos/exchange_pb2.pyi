@@ -112,14 +112,16 @@ class CosignReply(_message.Message):
     def __init__(self) -> None: ...
 
 class StudyEntry(_message.Message):
-    __slots__ = ("manifest", "recipient_key", "open")
+    __slots__ = ("manifest", "recipient_key", "open", "delegation")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     RECIPIENT_KEY_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    DELEGATION_FIELD_NUMBER: _ClassVar[int]
     manifest: bytes
     recipient_key: bytes
     open: bool
-    def __init__(self, manifest: _Optional[bytes] = ..., recipient_key: _Optional[bytes] = ..., open: _Optional[bool] = ...) -> None: ...
+    delegation: bytes
+    def __init__(self, manifest: _Optional[bytes] = ..., recipient_key: _Optional[bytes] = ..., open: _Optional[bool] = ..., delegation: _Optional[bytes] = ...) -> None: ...
 
 class LogEntry(_message.Message):
     __slots__ = ("leaf", "receipt")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy import datasets
-from benchmarks.accuracy.cells import EPSILONS, IMAGES, Row, rows
+from benchmarks.accuracy.cells import EPSILONS, IMAGES, Cell, Row, rows
 from benchmarks.accuracy.factory import FactoryPlan
 from benchmarks.accuracy.methods import METHODS, Work, cpu_seconds, exists
 from benchmarks.accuracy.record import Record, digest
@@ -76,6 +76,7 @@ class _Benchmark:
         self._record = Record(options.record)
         self._seeds = range(1 if options.quick else options.seeds)
         self._is_whole = True
+        self._outlines: dict[tuple[str, int, int | None, int], datasets.Outline] = {}
         self._work = Work.quick() if options.quick else Work()
         if not options.quick:
             names = ("preset", "steps", "shard_size", "sampler_steps", "classifier_steps")
@@ -113,64 +114,75 @@ class _Benchmark:
             return name, None
 
     def _rows(self, name: str, dataset: datasets.Dataset) -> list[Row]:
-        count = len(dataset.classes)
-        available = datasets.deal(dataset, clients=1, images=None, seed=0).images
-        partitions = [count if c == SILOS else c for c in self._options.clients]
-        images, epsilons = self._options.images, self._options.epsilon
+        count, options = len(dataset.classes), self._options
+        pooled = Row(dataset=name, clients=1, images=None, epsilon=None)
+        whole = self._outline(dataset, pooled.cell("centralized", 0, METHODS["centralized"]))
         return list(
-            rows(name, available=available, partitions=partitions, images=images, epsilons=epsilons)
+            rows(
+                name,
+                available=sum(whole.images),
+                partitions=[count if c == SILOS else c for c in options.clients],
+                images=options.images,
+                epsilons=options.epsilon,
+            )
         )
 
     def _measure(self, dataset: datasets.Dataset, row: Row, name: str, seed: int) -> None:
         method = METHODS[name]
         if not exists(name, row.epsilon):
             return
-        cell = row.cell(name, seed, is_private=method.is_private, is_federated=method.is_federated)
-        federation = datasets.deal(
-            dataset, clients=cell.clients, images=cell.images, seed=cell.seed
-        )
+        cell = row.cell(name, seed, method)
         started = time.process_time()
-        try:
-            settings = digest(method.settings(federation, cell, self._work))
-        except KitError as error:
-            settings, figures = digest({"refused": str(error)}), {"refused": str(error)}
-        else:
-            if self._record.find(cell, settings):
-                return
+        settings, refused = self._settings(dataset, cell)
+        if self._record.find(cell, settings):
+            return
+        figures: dict[str, Any] = {"refused": refused}
+        if refused is None:
+            federation = _deal(dataset, cell)
             figures = method.measure(federation, cell, self._work, self._options.workers)
-        if not self._record.find(cell, settings):
-            figures |= {"cpu_s": cpu_seconds(started), "commit": _commit()}
-            self._record.add(cell, settings, figures)
-            door.note(json.dumps(cell.to_table() | figures))
+        figures |= {"cpu_s": cpu_seconds(started), "commit": _commit()}
+        self._record.add(cell, settings, figures)
+        door.note(json.dumps(cell.to_table() | figures))
+
+    def _settings(self, dataset: datasets.Dataset, cell: Cell) -> tuple[str, str | None]:
+        """Return the digest of a cell's settings, and why the kit refuses them, if it does."""
+        outline = self._outline(dataset, cell)
+        try:
+            return digest(METHODS[cell.method].settings(outline, cell, self._work)), None
+        except KitError as error:
+            return digest({"refused": str(error)}), str(error)
+
+    def _outline(self, dataset: datasets.Dataset, cell: Cell) -> datasets.Outline:
+        key = (cell.dataset, cell.clients, cell.images, cell.seed)
+        if key not in self._outlines:
+            self._outlines[key] = _deal(dataset, cell).outline
+        return self._outlines[key]
 
     def _line(self, dataset: datasets.Dataset, row: Row) -> Line:
         found: dict[str, list[dict[str, Any]]] = {}
         stale = set()
         for name, method in METHODS.items():
             for seed in self._seeds:
-                cell = row.cell(
-                    name, seed, is_private=method.is_private, is_federated=method.is_federated
-                )
-                federation = datasets.deal(
-                    dataset, clients=cell.clients, images=cell.images, seed=cell.seed
-                )
-                try:
-                    settings = digest(method.settings(federation, cell, self._work))
-                except KitError as error:
-                    settings = digest({"refused": str(error)})
+                cell = row.cell(name, seed, method)
+                settings, _ = self._settings(dataset, cell)
                 figures = self._record.find(cell, settings)
                 if figures is not None:
                     found.setdefault(name, []).append(figures)
                 elif self._record.has_only_stale(cell, settings):
                     stale.add(name)
+        pooled = self._outline(dataset, row.cell("centralized", 0, METHODS["centralized"]))
         return Line(
             row=row,
             partition=datasets.partition_title(row.clients, dataset.classes),
-            images=datasets.deal(dataset, clients=1, images=row.images, seed=0).images,
+            images=sum(pooled.images),
             found=found,
             is_stale=frozenset(stale),
             absent=frozenset(name for name in METHODS if not exists(name, row.epsilon)),
         )
+
+
+def _deal(dataset: datasets.Dataset, cell: Cell) -> datasets.Federation:
+    return datasets.deal(dataset, clients=cell.clients, images=cell.images, seed=cell.seed)
 
 
 def _plain(line: Line) -> dict[str, Any]:

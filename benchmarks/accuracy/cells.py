@@ -4,8 +4,8 @@ The order of `grid` is that in which cells are measured: what says most for its 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 DELTA = 1e-5
 EPSILONS: tuple[float | None, ...] = (8.0, None, 1.0, 3.0, 10.0)
@@ -36,9 +36,17 @@ class Cell:
         """Return the fields as JSON values."""
         return asdict(self)
 
-    def of(self, method: str, *, is_private: bool) -> "Cell":
-        """Return the cell of another method beside this one."""
-        return replace(self, method=method, epsilon=self.epsilon if is_private else None)
+
+class Scope(Protocol):
+    """What a method's figure depends on beside images and seed."""
+
+    @property
+    def is_private(self) -> bool:
+        """Whether on epsilon."""
+
+    @property
+    def is_federated(self) -> bool:
+        """Whether on how images are dealt to hospitals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +58,13 @@ class Row:
     images: int | None
     epsilon: float | None
 
-    def cell(self, method: str, seed: int, *, is_private: bool, is_federated: bool) -> Cell:
+    def cell(self, method: str, seed: int, scope: Scope) -> Cell:
         """Return one method's cell; what needs no epsilon, or no hospitals, shares its figure."""
         return Cell(
             dataset=self.dataset,
-            clients=self.clients if is_federated else 1,
+            clients=self.clients if scope.is_federated else 1,
             images=self.images,
-            epsilon=self.epsilon if is_private else None,
+            epsilon=self.epsilon if scope.is_private else None,
             method=method,
             seed=seed,
         )

@@ -8,6 +8,7 @@
 """
 
 import gzip
+import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from benchmarks.baselines import SiteData
 from demo.data import HELD_OUT_SHARE
+from demo.story import DECLARED_STEP
 from federation.study import ImageRule
 from kit.errors import FormatError, KitError
 
@@ -57,18 +59,43 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Federation:
-    """What one seed deals: the hospitals, and the classes that each declares."""
+class Outline:
+    """What settings may depend on: everything of a deal but the images.
+
+    Attributes:
+        classes: of the study.
+        rule: the shape of the images.
+        labels: what each hospital declares.
+        images: training images of each hospital.
+        units: distinct ones of them.
+    """
 
     classes: tuple[str, ...]
     rule: ImageRule
-    sites: tuple[SiteData, ...]
-    declared: tuple[tuple[str, ...], ...]
+    labels: tuple[tuple[str, ...], ...]
+    images: tuple[int, ...]
+    units: tuple[int, ...]
 
     @property
-    def images(self) -> int:
-        """Training images of the whole federation."""
-        return sum(len(site.train_images) for site in self.sites)
+    def declared(self) -> tuple[int, ...]:
+        """Return the public lower bound that each hospital declares: a round number."""
+        return tuple(
+            max(count // DECLARED_STEP * DECLARED_STEP, min(count, DECLARED_STEP))
+            for count in self.units
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """What one seed deals: the hospitals, and their outline."""
+
+    outline: Outline
+    sites: tuple[SiteData, ...]
+
+
+def image_units(site: SiteData) -> tuple[str, ...]:
+    """Name the unit of each image: equal images are one."""
+    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in site.train_images)
 
 
 def deal(dataset: Dataset, *, clients: int, images: int | None, seed: int) -> Federation:
@@ -99,9 +126,14 @@ def deal(dataset: Dataset, *, clients: int, images: int | None, seed: int) -> Fe
             )
         )
         declared.append(tuple(dataset.classes[c] for c in run))
-    return Federation(
-        classes=dataset.classes, rule=dataset.rule, sites=tuple(sites), declared=tuple(declared)
+    outline = Outline(
+        classes=dataset.classes,
+        rule=dataset.rule,
+        labels=tuple(declared),
+        images=tuple(len(site.train_images) for site in sites),
+        units=tuple(len(set(image_units(site))) for site in sites),
     )
+    return Federation(outline=outline, sites=tuple(sites))
 
 
 def _hold_out(all_of_it: Split, rng: np.random.Generator) -> tuple[Split, Split]:

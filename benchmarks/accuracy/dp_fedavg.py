@@ -181,7 +181,7 @@ class _Hospital:
             rows = torch.from_numpy(index[:, at : at + width].reshape(-1))
             images = augment(self._images[rows], self._changes, limits=self._limits)
             loss = F.cross_entropy(self._network(images), self._labels[rows], reduction="sum")
-            (loss / draws).backward()
+            (loss / draws).backward()  # type: ignore[no-untyped-call]
             self._optimizer.accumulate()
         self._optimizer.noisy_step(self._network)
 

@@ -3,7 +3,6 @@
 Everything is the product's own code but the exchange, which changes no bit.
 """
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,9 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy.cells import DELTA
-from benchmarks.accuracy.datasets import Federation
+from benchmarks.accuracy.datasets import Federation, Outline, image_units
 from benchmarks.baselines import SiteData, score
-from demo.story import DECLARED_STEP
 from edge_agent.datasets.examples import Cohort
 from edge_agent.training import run as training
 from edge_agent.training.folder import WEIGHTS
@@ -74,27 +72,15 @@ class FactoryOutcome:
     bytes: int
 
 
-def declared_number(units: int) -> int:
-    """Return the public lower bound that a hospital with `units` declares: a round number."""
-    return max(units // DECLARED_STEP * DECLARED_STEP, min(units, DECLARED_STEP))
-
-
-def image_units(site: SiteData) -> tuple[str, ...]:
-    """Name the unit of each image: equal images are one."""
-    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in site.train_images)
-
-
-def settings(federation: Federation, epsilon: float | None, plan: FactoryPlan) -> dict[str, Any]:
+def settings(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> dict[str, Any]:
     """Return everything that decides the result, as plain values.
 
     Raises:
         KitError: a hospital is too small for the epsilon that is asked.
     """
-    study = study_for(federation, epsilon, plan)
+    study = study_for(outline, epsilon, plan)
     architecture = _architecture(study)
-    plans = [
-        _privacy_plan(study, len(set(image_units(site))), plan.steps) for site in federation.sites
-    ]
+    plans = [_privacy_plan(study, declared, plan.steps) for declared in outline.declared]
     return {
         "architecture": architecture.to_table(),
         "network": asdict(networks.preset_of(architecture)),
@@ -113,16 +99,18 @@ def run(
     Raises:
         KitError: a hospital is too small for the epsilon that is asked.
     """
-    study = study_for(federation, epsilon, plan)
+    study, outline = study_for(federation.outline, epsilon, plan), federation.outline
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
-            (Path(folder) / site.site, study, site, labels, plan.steps)
-            for site, labels in zip(federation.sites, federation.declared, strict=True)
+            (Path(folder) / site.site, study, site, labels, declared, plan.steps)
+            for site, labels, declared in zip(
+                federation.sites, outline.labels, outline.declared, strict=True
+            )
         ]
         seconds = _train_all(jobs, workers)
         started = time.process_time()
         shards = []
-        for index, (run_folder, _, _, labels, _) in enumerate(jobs):
+        for index, (run_folder, _, _, labels, *_) in enumerate(jobs):
             shards += _shards(run_folder, study, labels, seed=seed * 100 + index)
         size = sum((run_folder / WEIGHTS).stat().st_size for run_folder, *_ in jobs)
     model = federated_factory.release_model(
@@ -141,9 +129,9 @@ def run(
     )
 
 
-def study_for(federation: Federation, epsilon: float | None, plan: FactoryPlan) -> Study:
+def study_for(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> Study:
     """Return the study that the hospitals of a benchmark take part in."""
-    rule = federation.rule
+    rule = outline.rule
     preset = plan.preset or networks.default_preset(rule.height, rule.width)
     if plan.preset is None and epsilon is None and preset == "tiny":
         preset = "tiny-wide"
@@ -153,7 +141,7 @@ def study_for(federation: Federation, epsilon: float | None, plan: FactoryPlan) 
         id="accuracy",
         round=1,
         title="accuracy",
-        classes=federation.classes,
+        classes=outline.classes,
         image=rule,
         method="federated-factory",
         architectures=(
@@ -176,7 +164,7 @@ def study_for(federation: Federation, epsilon: float | None, plan: FactoryPlan) 
     )
 
 
-_Job = tuple[Path, Study, SiteData, tuple[str, ...], int | None]
+_Job = tuple[Path, Study, SiteData, tuple[str, ...], int, int | None]
 
 
 def _train_all(jobs: Sequence[_Job], workers: int) -> list[float]:
@@ -187,7 +175,12 @@ def _train_all(jobs: Sequence[_Job], workers: int) -> list[float]:
 
 
 def _train(
-    folder: Path, study: Study, site: SiteData, labels: tuple[str, ...], steps: int | None
+    folder: Path,
+    study: Study,
+    site: SiteData,
+    labels: tuple[str, ...],
+    n_declared: int,
+    steps: int | None,
 ) -> float:
     """Train one generator; return processor seconds."""
     torch.set_num_threads(1)
@@ -199,7 +192,7 @@ def _train(
         digests=units,
         unit_kind=Unit.IMAGE,
     )
-    plan = _privacy_plan(study, len(set(units)), steps)
+    plan = _privacy_plan(study, n_declared, steps)
     options = training.TrainOptions(declared_labels=labels, plan=plan, steps=steps)
     account = None if plan is None else MemoryAccount()
     training.train_run(folder, study, _architecture(study), cohort, options, account)
@@ -214,10 +207,10 @@ def _recipe(architecture: networks.Architecture, epsilon: float | None) -> Recip
     return recipe_for(architecture, is_private=epsilon is not None)
 
 
-def _privacy_plan(study: Study, units: int, steps: int | None) -> PrivacyPlan | None:
+def _privacy_plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan | None:
     if study.privacy.personal_data is PersonalData.ALLOWED:
         return None
-    return _plan(study, declared_number(units), steps)
+    return _plan(study, n_declared, steps)
 
 
 @cache

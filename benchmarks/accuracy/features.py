@@ -65,7 +65,7 @@ class ColourRings:
 
     def of(self, images: Tensor) -> Tensor:
         """Return features [N, d] of images [N, C, H, W] in [-1, 1]."""
-        rings = _rings(images.shape[-2:], self.radii)
+        rings = _rings((images.shape[-2], images.shape[-1]), self.radii)
         centres = torch.linspace(-1, 1, self.bins).reshape(1, 1, -1, 1, 1)
         near = (1 - (images[:, :, None] - centres).abs() * (self.bins - 1) / 2).clamp(min=0)
         shares = torch.einsum("nckhw,rhw->nrck", near, rings)

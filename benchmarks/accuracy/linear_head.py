@@ -9,17 +9,20 @@ all under one Gaussian mechanism; the server adds the hospitals' sums up and sol
 discriminant analysis (Fisher 1936) in closed form. Relatives: FedAUXfdp (arXiv:2205.14960),
 GH-OFL (2602.01186).
 
-Privacy: taking one unit away changes a hospital's sums by (s phi phi^T, phi, k), whose L2 norm is
-sqrt(s^2 + 1 + k^2), because |phi phi^T| = |phi|^2 = 1 (Frobenius); noise of sigma times that is
-one Gaussian release (q = 1). A unit counts once, with its first image. Hospitals hold disjoint
-units, so that all of them together cost what one costs. Under much noise a count says less than
-the public declared number spread evenly over the declared classes; the server weighs the two by
-their variances.
+Privacy: taking one unit away changes a hospital's sums by (s phi phi^T, phi, k), whose L2 norm
+is sqrt(s^2 + 1 + k^2), because |phi phi^T| = |phi|^2 = 1 (Frobenius); noise of sigma times that
+is one Gaussian release (q = 1). A unit counts once, with its first image. Hospitals hold disjoint
+units, so that all of them together cost what one costs.
+
+Under much noise a count says less than the public declared number spread evenly over the declared
+classes; the server weighs the two by their variances. Under still more, the second moment says
+nothing: with s = k = 0 only class sums are sent, and an image belongs to the nearest direction.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +43,7 @@ class HeadPlan:
 
     Attributes:
         features: the frozen features.
-        moment_scale: s, of the second moment against the class sums.
+        moment_scale: s, of the second moment against the class sums; 0 sends class sums alone.
         count_scale: k, of the counts against the class sums.
         shrinkage: added to the covariance's eigenvalues, in units of their mean if features were
             white (1 / d).
@@ -52,6 +55,11 @@ class HeadPlan:
     count_scale: float = 0.3
     shrinkage: float = 0.03
     noise_shrinkage: float = 0.3
+
+    @classmethod
+    def class_sums(cls, features: FrozenFeatures) -> Self:
+        """Return the plan for much noise: nothing but class sums is sent."""
+        return cls(features=features, moment_scale=0.0, count_scale=0.0)
 
     @property
     def sensitivity(self) -> float:
@@ -99,21 +107,26 @@ def statistics(
     if not set(labels.tolist()) <= set(declared):
         raise RuntimeError("a label is not declared")
     width, noise = rows.shape[1], noise_multiplier * plan.sensitivity
-    moment = plan.moment_scale * rows.T @ rows + _symmetric_noise(width, noise)
+    moment = np.zeros((width, width))
+    if plan.moment_scale:
+        moment = plan.moment_scale * rows.T @ rows + _symmetric_noise(width, noise)
     sums = np.zeros((num_classes, width))
     counts, expected = np.zeros(num_classes), np.zeros(num_classes)
     for label in declared:
         mine = rows[labels == label]
         sums[label] = mine.sum(axis=0) + _noise((width,), noise)
-        counts[label] = plan.count_scale * len(mine) + _noise((1,), noise)[0]
+        if plan.count_scale:
+            counts[label] = plan.count_scale * len(mine) + _noise((1,), noise)[0]
         expected[label] = n_declared / len(declared)
     return Statistics(moment=moment, sums=sums, counts=counts, expected=expected, noise=noise)
 
 
 def discriminant(received: Sequence[Statistics], plan: HeadPlan) -> tuple[Floats, Floats]:
     """Return weights [d, classes] and biases [classes] from all hospitals' sums."""
-    moment = sum(s.moment for s in received) / plan.moment_scale
     sums = np.sum([s.sums for s in received], axis=0)
+    if not plan.moment_scale:
+        return _directions(sums, received), np.zeros(len(sums))
+    moment: Floats = np.sum([s.moment for s in received], axis=0) / plan.moment_scale
     counts = np.maximum(np.sum([_counts(s, plan) for s in received], axis=0), 1.0)
     total, width = counts.sum(), len(moment)
 
@@ -130,6 +143,16 @@ def discriminant(received: Sequence[Statistics], plan: HeadPlan) -> tuple[Floats
     weights = inverse @ means.T
     biases = -0.5 * (means.T * weights).sum(axis=0)
     return weights, biases
+
+
+def _directions(sums: Floats, received: Sequence[Statistics]) -> Floats:
+    """Return the class sums [d, classes] scaled to norm 1 each, the noise's own part taken off."""
+    of_noise = np.zeros(len(sums))
+    for sent in received:
+        of_noise += np.where(sent.expected > 0, sums.shape[1] * sent.noise**2, 0.0)
+    squares: Floats = np.maximum((sums**2).sum(axis=1) - of_noise, 1.0)
+    scaled: Floats = (sums / np.sqrt(squares)[:, None]).T
+    return scaled
 
 
 def _counts(sent: Statistics, plan: HeadPlan) -> Floats:
@@ -167,4 +190,5 @@ def _noise(shape: tuple[int, ...], std: float) -> Floats:
 def sent_bytes(sent: Statistics) -> int:
     """Count a hospital's float32 bytes: half the symmetric moment, its classes' sums and counts."""
     width, declared = len(sent.moment), int(np.count_nonzero(sent.expected))
-    return 4 * (width * (width + 1) // 2 + declared * (width + 1))
+    sums = 4 * declared * width
+    return sums + 4 * (width * (width + 1) // 2 + declared) if sent.moment.any() else sums

@@ -15,7 +15,6 @@ from coordinator.cli import (
     certificates,
     founding,
     keys,
-    recipients,
     reviews,
     serving,
     sites,
@@ -77,7 +76,6 @@ GROUPS = {
     "authority": authorities.app,
     "audit": audit.app,
     "keys": keys.app,
-    "recipients": recipients.app,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

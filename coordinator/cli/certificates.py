@@ -1,11 +1,10 @@
 """`coordinator certificates`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coordinator.cli.options import PROGRAM, Home, Json
+from coordinator.cli.options import PROGRAM, Home, Json, Roots
 from kit import clock, door
 from kit.errors import KitError
 
@@ -30,10 +29,10 @@ def list_certificates(home: Home, as_json: Json = False) -> None:
 @app.command("renew")
 def renew(
     home: Home,
-    root_key: Annotated[
-        Path | None,
-        typer.Option("--root-key", help="Also renew the issuing CA, with the root's key file."),
-    ] = None,
+    issuing: Annotated[
+        bool, typer.Option("--issuing", help="Also renew the issuing CA; needs the root's key.")
+    ] = False,
+    roots: Roots = None,
     new_key: Annotated[
         bool, typer.Option("--new-key", help="Give the issuing CA another key as well.")
     ] = False,
@@ -49,10 +48,10 @@ def renew(
 
     with Coordinator.open(home) as coordinator:
         done = []
-        if root_key is not None:
-            done.append(renewals.renew_issuing(coordinator, root_key, new_key=new_key))
+        if issuing:
+            done.append(renewals.renew_issuing(coordinator, roots, new_key=new_key))
         elif new_key:
-            raise KitError("a new key of the issuing CA needs the root", hint="give --root-key")
+            raise KitError("a new key is for the issuing CA", hint="give --issuing as well")
         done.append(renewals.renew_documents(coordinator, compromised=compromised))
     rows = [(item.certificate, item.expires, item.fingerprint[:16]) for item in done]
     head = ("certificate", "expires", "fingerprint")

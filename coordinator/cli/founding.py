@@ -1,10 +1,11 @@
 """`coordinator init`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coordinator.cli.options import Home, Json
+from coordinator.cli.options import PROGRAM, Home, Json
 from kit import clock, door
 
 ProtectKeys = Annotated[
@@ -33,13 +34,20 @@ def init(
         int, typer.Option(help="Other sites that vouch for the log before a site takes a release.")
     ] = 1,
     protect_keys: ProtectKeys = False,
+    roots: Annotated[
+        Path | None,
+        typer.Option(
+            "--roots",
+            help="Where the root, study and reviewer's keys go; beside the home if absent.",
+        ),
+    ] = None,
     stick_days: Annotated[
         int, typer.Option(min=1, max=100, help="Days a file for a site without a line is valid.")
     ] = 35,
     as_json: Json = False,
 ) -> None:
-    """Found a federation: keys, certificates, an empty audit log."""
-    from coordinator import founding
+    """Found a federation: a home, and its offline keys in a folder of their own."""
+    from coordinator import ceremony, founding
     from coordinator.home import CoordinatorConfig
 
     settings = CoordinatorConfig(
@@ -51,6 +59,7 @@ def init(
         threads=threads,
         revocation_grace_hours=grace_hours,
         stick_days=stick_days,
+        roots=str(roots.absolute()) if roots is not None else "",
     )
     new = (lambda: ctx.obj.new("the coordinator's keys")) if protect_keys else None
     result = founding.found(
@@ -62,3 +71,8 @@ def init(
         cosigners=cosigners,
     )
     door.emit(result, as_json=as_json)
+    if federation != ceremony.DEMO_FEDERATION:
+        door.note(
+            f"{PROGRAM}: `{result.roots}` must leave this machine before `serve`; `study create`"
+            " needs it once more"
+        )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.cli.options import Home, Json
+from coordinator.cli.options import Home, Json, Roots
 from kit import door
 
 if TYPE_CHECKING:
@@ -28,9 +28,12 @@ NewPassphrase = Annotated[
 @app.command("list")
 def list_keys(home: Home, as_json: Json = False) -> None:
     """List every private key and secret of the coordinator and how it is kept; opens none."""
+    from coordinator import ceremony
+    from coordinator.home import Home as Directory
     from pki import custody, protecting
 
-    found = protecting.inventory(_custody().place(home))
+    directory = Directory.open(home)
+    found = [*protecting.inventory(directory.secrets), *ceremony.inventory(directory)]
     text = door.columns(custody.rows(found), custody.COLUMNS)
     door.emit(found, as_json=as_json, text=text)
 
@@ -52,6 +55,16 @@ def passphrase(
 ) -> None:
     """Change the passphrase of the home's keys, or of one key file, at once or not at all."""
     door.emit(_custody().change(home, key, new_passphrase_file), as_json=as_json)
+
+
+@app.command("separate")
+def separate(home: Home, roots: Roots = None, as_json: Json = False) -> None:
+    """Move root, study and reviewers' keys out of a home of an early version; not while served."""
+    from coordinator import separation
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(separation.separate(coordinator, roots), as_json=as_json)
 
 
 def _custody() -> "Custody":

@@ -1,14 +1,22 @@
 """`coordinator list`, `show`, `approve`, `reject` and `revoke`: what people do with blueprints."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.cli.options import Blueprint, Home, Json, Key, Reason
+from coordinator.cli.options import Blueprint, Home, Json
 from kit import clock, door
 from kit.errors import KitError
 
+if TYPE_CHECKING:
+    from coordinator.context import Coordinator
+    from coordinator.restoration import Restoration
+    from coordinator.reviews import Review
+    from coordinator.revocation import Revocation
+    from pki.keys import SigningKey
+
+_WANTED = "give --home with --key and --reason, or with --record"
 _RECORD_HELP = (
     "A record signed elsewhere: taken in without --key; written, from a file of `show --to-sign` in"
     " place of the digest, with --key and without --home."
@@ -104,10 +112,12 @@ def reject(
 
 
 def revoke(
-    home: Home,
     blueprint: Blueprint,
-    key: Key,
-    reason: Reason,
+    home: AtHome = None,
+    key: MaybeKey = None,
+    reason: MaybeReason = "",
+    record: Record = None,
+    digest: Typed = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     undo: Annotated[
         bool, typer.Option("--undo", help="Restore it instead, within the grace period.")
@@ -115,27 +125,30 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Take a blueprint out of use and withdraw every release made from it."""
-    from coordinator import restoration, revocation
     from coordinator.context import Coordinator
     from coordinator.home import Home as Directory
     from coordinator.reserve import drawn_on
-    from pki import keys
 
-    with drawn_on(Directory.open(home)), Coordinator.open(home) as coordinator:
-        if undo:
-            made = restoration.restore(
-                coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
-            )
-            door.emit(made, as_json=as_json)
-            return
-        falling = revocation.preview(coordinator, blueprint).withdrawn_releases
-        door.note(f"releases that fall with it: {', '.join(r[:16] for r in falling) or 'none'}")
-        if not yes and not typer.confirm("Revoke?", err=True):
-            raise KitError("nothing was revoked")
-        result = revocation.revoke(
-            coordinator, blueprint, reviewer_key=keys.load_signing(key), reason=reason
-        )
-    door.emit(result, as_json=as_json)
+    decision = "restore" if undo else "revoke"
+    if record is not None and key is not None:
+        _sign_elsewhere(Path(blueprint), decision, key, reason, record, digest, as_json=as_json)
+        return
+    if home is None:
+        raise KitError(_WANTED)
+    with drawn_on(Directory.open(home)):
+        if not undo:
+            with Coordinator.open(home) as coordinator:
+                _confirm_revocation(coordinator, blueprint, yes=yes)
+        _decide(home, blueprint, decision, key, reason, record, digest, as_json=as_json)
+
+
+def _confirm_revocation(coordinator: "Coordinator", blueprint: str, *, yes: bool) -> None:
+    from coordinator import revocation
+
+    falling = revocation.preview(coordinator, blueprint).withdrawn_releases
+    door.note(f"releases that fall with it: {', '.join(r[:16] for r in falling) or 'none'}")
+    if not yes and not typer.confirm("Revoke?", err=True):
+        raise KitError("nothing was revoked")
 
 
 def _decide(
@@ -149,7 +162,7 @@ def _decide(
     *,
     as_json: bool,
 ) -> None:
-    from coordinator import remote_review, reviews
+    from coordinator import remote_review
     from coordinator.context import Coordinator
     from federation.blueprint.approval import Decision
     from kit.files import read_limited
@@ -158,21 +171,33 @@ def _decide(
     if record is not None and key is not None:
         _sign_elsewhere(Path(blueprint), decision, key, reason, record, digest, as_json=as_json)
         return
-    wanted = "give --home with --key and --reason, or with --record"
     if home is None:
-        raise KitError(wanted)
+        raise KitError(_WANTED)
     with Coordinator.open(home) as coordinator:
         if record is not None:
             data = read_limited(record, limit=remote_review.MAX_RECORD_BYTES, what="record")
             result = remote_review.take(coordinator, blueprint, Decision(decision), data)
         elif key is not None and reason:
             signer = keys.load_signing(key)
-            result = reviews.decide(
-                coordinator, blueprint, Decision(decision), reviewer_key=signer, reason=reason
-            )
+            result = _decide_here(coordinator, blueprint, decision, signer, reason)
         else:
-            raise KitError(wanted)
+            raise KitError(_WANTED)
     door.emit(result, as_json=as_json)
+
+
+def _decide_here(
+    coordinator: "Coordinator", blueprint: str, decision: str, key: "SigningKey", reason: str
+) -> "Review | Revocation | Restoration":
+    from coordinator import restoration, reviews, revocation
+    from federation.blueprint.approval import Decision
+
+    if decision == Decision.REVOKE:
+        return revocation.revoke(coordinator, blueprint, reviewer_key=key, reason=reason)
+    if decision == Decision.RESTORE:
+        return restoration.restore(coordinator, blueprint, reviewer_key=key, reason=reason)
+    return reviews.decide(
+        coordinator, blueprint, Decision(decision), reviewer_key=key, reason=reason
+    )
 
 
 def _sign_elsewhere(

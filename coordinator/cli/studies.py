@@ -1,13 +1,22 @@
 """`coordinator study`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coordinator.cli.options import Home, Json
+from coordinator.cli.options import Home, Json, Roots
 from kit import door
 
-app = typer.Typer(no_args_is_help=True, help="Create, list, show and close studies.")
+app = typer.Typer(no_args_is_help=True, help="Create, list, show, extend and close studies.")
+
+Days = Annotated[
+    int | None,
+    typer.Option(
+        "--key-days",
+        help="Days for which this home may sign recipient keys by itself; at most 400 [180].",
+    ),
+]
 
 
 @app.command("create")
@@ -37,6 +46,10 @@ def create(
         list[str] | None,
         typer.Option(help="NAME=PUBLIC-KEY (hexadecimal); repeat. Default: those of `init`."),
     ] = None,
+    endorsed: Annotated[
+        list[Path] | None,
+        typer.Option(help="A reviewer's file from their site's `edge-agent endorse`; repeat."),
+    ] = None,
     outbound_approval: Annotated[
         bool,
         typer.Option(
@@ -46,13 +59,19 @@ def create(
     lease_days: Annotated[
         int, typer.Option(help="Days after its last contact that a site predicts; 0: no lease.")
     ] = 0,
+    roots: Roots = None,
+    days: Days = None,
     as_json: Json = False,
 ) -> None:
-    """Sign a study manifest and open it to every enrolled site."""
+    """Sign a study manifest with the offline study key and open it to every enrolled site."""
     from coordinator import registry, studies
     from coordinator.context import Coordinator
+    from coordinator.roots import study_key
+    from federation.endorsement import MAX_FILE_BYTES, from_file
+    from kit.files import read_limited
 
     with Coordinator.open(home) as coordinator:
+        signer = study_key(coordinator.home, roots)
         request = studies.Request(
             id=study,
             title=title or study,
@@ -71,10 +90,33 @@ def create(
             reviewers=tuple(reviewer or ()),
             outbound_approval=outbound_approval,
             lease_days=lease_days,
+            endorsed=tuple(
+                from_file(read_limited(path, limit=MAX_FILE_BYTES, what="endorsed reviewer"))
+                for path in endorsed or ()
+            ),
         )
         manifest = studies.manifest(coordinator, request)
-        registry.create_study(coordinator, manifest)
+        registry.create_study(coordinator, manifest, signer=signer, days=days)
     door.emit({"study": manifest.id, "digest": manifest.digest}, as_json=as_json)
+
+
+@app.command("extend")
+def extend(
+    home: Home,
+    study: Annotated[str, typer.Argument(help="The study's id.")],
+    roots: Roots = None,
+    days: Days = None,
+    as_json: Json = False,
+) -> None:
+    """Let a new key of this home sign the study's recipient keys; the one before it ends."""
+    from coordinator import registry
+    from coordinator.context import Coordinator
+    from coordinator.roots import study_key
+
+    with Coordinator.open(home) as coordinator:
+        signer = study_key(coordinator.home, roots)
+        made = registry.extend_study(coordinator, study, signer=signer, days=days)
+    door.emit({"study": study, "delegation": made.digest, "expires": made.expires}, as_json=as_json)
 
 
 @app.command("list")

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edge_agent.cli import audit, exchange, joining, keys, models, training, upkeep
+from edge_agent.cli import audit, endorsing, exchange, joining, keys, models, training, upkeep
 from edge_agent.cli.options import PROGRAM
 from kit import door, passphrases
 
@@ -57,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "withdraw": exchange.withdraw,
     "backup": upkeep.backup,
     "restore": upkeep.restore,
+    "endorse": endorsing.endorse,
     "doctor": upkeep.doctor,
 }
 GROUPS = {"audit": audit.app, "keys": keys.app}

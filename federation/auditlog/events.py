@@ -24,6 +24,7 @@ class Kind(StrEnum):
     FEDERATION_CREATED = "federation.created"
     STUDY_CREATED = "study.created"
     STUDY_CLOSED = "study.closed"
+    RECIPIENTS_DELEGATED = "recipients.delegated"
     RECIPIENT_ISSUED = "recipient.issued"
     REVOCATIONS_CHANGED = "revocations.changed"
     TOKEN_ISSUED = "token.issued"  # noqa: S105

@@ -54,8 +54,10 @@ class History:
     cosigners: int = 0
     witnesses: list[Witness] = field(default_factory=list)
     sites: dict[str, str] = field(default_factory=dict)
+    signers: dict[str, set[str]] = field(default_factory=dict)  # of a site: signing certificates
     studies: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    delegations: dict[str, str] = field(default_factory=dict)  # of a study: the newest
     recipients: dict[tuple[str, str], str] = field(default_factory=dict)
     revocations: tuple[int, str] = (0, "")
     authorities: str = ""  # digest of the root's newest list of revoked issuing CAs
@@ -99,8 +101,8 @@ class History:
 
     def _read(self, event: Event) -> None:
         kind, details = event.kind, event.details
-        if kind is Kind.BLUEPRINT_REVOKED:
-            self._alarm(event)
+        if kind in _NOTES:
+            _NOTES[kind](self, event)
         if kind in _STATE_OF:
             self.blueprints[event.subject] = _STATE_OF[kind]
             self._papers(details)
@@ -139,11 +141,16 @@ class History:
             self.authorities = _text(event.details, "revocations")
         elif event.kind is Kind.STUDY_CLOSED:
             self.closed.add(event.subject)
+        elif event.kind is Kind.RECIPIENTS_DELEGATED:
+            self.delegations[_text(event.details, "study")] = event.subject
         elif event.kind is Kind.LOG_RECOVERED:
             self.epochs.append((self.size, event))
             first = _number(event.details.get("restored"))  # what people signed since is lost
             self.approvals = {digest: at for digest, at in self.approvals.items() if at < first}
             self.papers = {digest: at for digest, at in self.papers.items() if at < first}
+
+    def _signer(self, event: Event) -> None:
+        self.signers.setdefault(_text(event.details, "site"), set()).add(event.subject)
 
     def _papers(self, details: dict[str, Any]) -> None:
         self.papers |= {_text(details, n): self.size for n in _PAPERS if n in details}
@@ -171,6 +178,14 @@ class History:
             else w
             for w in self.witnesses
         ]
+
+
+# What is noted beside what every entry of its kind does.
+_NOTES = {
+    Kind.BLUEPRINT_REVOKED: History._alarm,
+    Kind.SITE_CONFIRMED: History._signer,
+    Kind.SIGNING_KEY_RENEWED: History._signer,
+}
 
 
 def witness_name(origin: str, pseudonym: str) -> str:

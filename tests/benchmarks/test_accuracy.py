@@ -37,8 +37,8 @@ def idx_folder(tmp_path: Path) -> Path:
 
 def test_hospitals_hold_disjoint_classes_and_nothing_that_is_held_out() -> None:
     dealt = deal(load("digits", None), clients=3, images=300, seed=1)
-    assert [len(labels) for labels in dealt.declared] == [4, 3, 3]
-    assert dealt.images == 300
+    assert [len(labels) for labels in dealt.outline.labels] == [4, 3, 3]
+    assert sum(dealt.outline.images) == 300
     owned = [set(site.train_labels.tolist()) for site in dealt.sites]
     assert owned == [{0, 1, 2, 3}, {4, 5, 6}, {7, 8, 9}]
     every = np.concatenate([s.train_labels for s in dealt.sites])
@@ -159,7 +159,7 @@ def test_the_real_blood_cells_are_read_where_they_lie() -> None:
     if path is None or not path.is_file():
         pytest.skip("../shared/data/bloodcells8 is not here")
     dealt = deal(load("bloodcells8", path), clients=3, images=None, seed=0)
-    assert [len(labels) for labels in dealt.declared] == [3, 3, 2]
-    assert dealt.images == 2400
+    assert [len(labels) for labels in dealt.outline.labels] == [3, 3, 2]
+    assert sum(dealt.outline.images) == 2400
     assert sum(len(s.held_out_images) for s in dealt.sites) == 800
-    assert dealt.rule.channels == 3
+    assert dealt.outline.rule.channels == 3

@@ -20,7 +20,9 @@ COLOUR = ColourRings(bins=10, radii=(0.5, 1.0))
 PLAN = HeadPlan(features=GREY)
 
 
-def sent(features: np.ndarray, labels: np.ndarray, *, noise: float) -> Statistics:
+def sent(
+    features: np.ndarray, labels: np.ndarray, *, noise: float, plan: HeadPlan = PLAN
+) -> Statistics:
     return statistics(
         features,
         labels,
@@ -28,7 +30,7 @@ def sent(features: np.ndarray, labels: np.ndarray, *, noise: float) -> Statistic
         n_declared=len(labels),
         num_classes=4,
         noise_multiplier=noise,
-        plan=PLAN,
+        plan=plan,
     )
 
 
@@ -41,13 +43,16 @@ def unit_rows(count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_one_unit_moves_a_hospitals_sums_by_exactly_the_sensitivity() -> None:
     features, labels = unit_rows(40, 12)
+    for plan in (PLAN, HeadPlan.class_sums(GREY)):
+        whole = sent(features, labels, noise=0, plan=plan)
+        for left_out in range(5):
+            kept = np.arange(40) != left_out
+            rest = sent(features[kept], labels[kept], noise=0, plan=plan)
+            parts = [whole.moment - rest.moment, whole.sums - rest.sums, whole.counts - rest.counts]
+            moved = math.sqrt(sum(float((part**2).sum()) for part in parts))
+            assert moved == pytest.approx(plan.sensitivity, rel=1e-5)
+    assert HeadPlan.class_sums(GREY).sensitivity == 1 < PLAN.sensitivity
     whole = sent(features, labels, noise=0)
-    for left_out in range(5):
-        kept = np.arange(40) != left_out
-        rest = sent(features[kept], labels[kept], noise=0)
-        parts = [whole.moment - rest.moment, whole.sums - rest.sums, whole.counts - rest.counts]
-        moved = math.sqrt(sum(float((part**2).sum()) for part in parts))
-        assert moved == pytest.approx(PLAN.sensitivity, rel=1e-5)
     assert sent(0.5 * features, labels, noise=0).moment.trace() < whole.moment.trace()
     with pytest.raises(RuntimeError, match="longer"):
         sent(1.1 * features, labels, noise=0)
@@ -80,6 +85,10 @@ def test_the_head_learns_digits_from_three_hospitals_sums() -> None:
     assert compose(
         [DpEvent(sample_rate=1.0, noise_multiplier=figures["noise_multiplier"], steps=1)], 1e-5
     ) == pytest.approx(8.0, rel=1e-3)
+    assert figures["bytes"] == 4 * (3 * 144 * 145 // 2 + 10 * 145)
+    noisy = METHODS["dp-head"].measure(federation, replace(cell, epsilon=1.0), Work(), 1)
+    assert noisy["accuracy"] > 0.8
+    assert noisy["bytes"] == 4 * 10 * 144  # class sums alone
     noiseless = METHODS["dp-head"].measure(federation, replace(cell, epsilon=None), Work(), 1)
     assert noiseless["accuracy"] > figures["accuracy"]
     assert noiseless["noise_multiplier"] == 0

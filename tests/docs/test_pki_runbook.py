@@ -35,7 +35,7 @@ TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2} UTC")
 WORDS = {
     name: f"the {name} words of this drill"
     for name in (
-        *("hub", "hub-new", "root", "weber", "okafor"),
+        *("hub", "hub-new", "root", "study", "weber", "okafor"),
         *("officer", "officer-new", "edge", "edge-new", "south"),
     )
 }
@@ -92,7 +92,8 @@ class Stage:
         status, err = self._run(line)
         self.code = (CODE.findall(err) or [self.code])[-1]
         shown = [TIME.sub("then", CODE.sub(self.code, text)) for text in step.errors]
-        seen = [TIME.sub("then", text) for text in err.splitlines() if ": error: " in text]
+        plain = err.replace(str(self.folder), "")
+        seen = [TIME.sub("then", text) for text in plain.splitlines() if ": error: " in text]
         assert seen == shown, f"{step.line}\n{err}"
         assert (status != 0) == bool(shown), f"{step.line} ended with {status}\n{err}"
 
@@ -228,7 +229,6 @@ def test_a_line_that_does_not_work_would_be_noticed(tmp_path):
     absent = "coordinator: error: no coordinator home at `/srv/hub`"
     with pytest.raises(AssertionError, match="no coordinator home"):
         stage.play(Step("", "coordinator audit verify --home /srv/hub"))
-    shown = absent.replace("/srv/hub", f"{tmp_path}/srv/hub")
-    stage.play(Step("", "coordinator audit verify --home /srv/hub", [shown]))
+    stage.play(Step("", "coordinator audit verify --home /srv/hub", [absent]))
     with pytest.raises(AssertionError, match="neither a command nor an error"):
         steps("```console\nsome output\n```")

@@ -68,6 +68,13 @@ def test_a_build_that_was_interrupted_or_killed_goes_on_from_the_last_whole_shar
     assert build["shards_generated"] == build["shards"] - story.told["shards kept"]
 
 
+def test_a16_a_production_federation_serves_only_once_its_roots_were_carried_away(story):
+    early = story.told["serve too early"]
+    assert early.code == 1
+    assert "is the root key, and this machine can read it" in early.err
+    assert story.told["list"]  # it served afterwards
+
+
 def test_every_reporting_command_speaks_json(story):
     told = story.told
     assert told["init"]["federation"] == "north"

@@ -62,16 +62,30 @@ def enrol(coordinator, federation, name):
     return federation.home(name)
 
 
+def found_protected(folder, settings):
+    """Found a federation under a passphrase, its offline keys carried away."""
+    made = founding.found(
+        folder / "hub",
+        settings,
+        reviewer="reviewer-1",
+        now=clock.utc_now(),
+        new_passphrase=words,
+    )
+    federation = site.Federation(folder)
+    site.carry_away(made.roots, federation.roots)
+    return federation
+
+
 def secrets_of(federation, home):
     """Every secret there is, opened: what must not be found in clear."""
     with Coordinator.open(federation.hub) as coordinator:
         found = [
             coordinator.issuing.key,
             coordinator.log_key,
-            coordinator.study_key,
+            site.study_key(coordinator),
             coordinator.signer[1],
             federation.reviewer(),
-            keys.load_tls(federation.hub / "keys" / "root.key"),
+            keys.load_tls(federation.roots / "root.key"),
         ]
         places = [p for p in coordinator.home.secrets.files() if p.suffix == ".secret"]
         places += [p for p in coordinator.home.secrets.files() if p.parent.name == "keystore"]
@@ -82,14 +96,7 @@ def secrets_of(federation, home):
 
 
 def test_no_key_of_either_side_ever_lies_in_clear(tmp_path, passphrase):
-    founding.found(
-        tmp_path / "hub",
-        SETTINGS,
-        reviewer="reviewer-1",
-        now=clock.utc_now(),
-        new_passphrase=words,
-    )
-    federation = site.Federation(tmp_path)
+    federation = found_protected(tmp_path, SETTINGS)
     with federation.serving() as coordinator:
         site.create_study(coordinator)
         home = enrol(coordinator, federation, "a")
@@ -111,8 +118,10 @@ def test_no_key_of_either_side_ever_lies_in_clear(tmp_path, passphrase):
 def test_a_federation_that_began_in_clear_is_protected_in_place(pending, passphrase):
     home = pending.home("a")
     clear = files_with_clear_keys(pending.folder)
-    assert {"a/keys/tls.key", "hub/keys/log.key", "hub/keys/root.key"} <= clear
+    assert {"a/keys/tls.key", "hub/keys/log.key", "safe/medium/root.key"} <= clear
     protection.protect(Home.open(pending.hub).secrets, words)
+    for path in pending.roots.iterdir():
+        protecting.protect_file(path, words)
     for name in site.LABELS:
         protecting.protect(pending.home(name).secrets, words)
     unlocking.use(passphrase)
@@ -175,8 +184,7 @@ def test_a_long_serve_asks_once_and_a_wrong_word_ends_it(tmp_path):
     ports = free_ports(2)
     settings = dataclasses.replace(SETTINGS, exchange_port=ports[0], enrol_port=ports[1])
     hub, log = tmp_path / "hub", tmp_path / "serve.log"
-    founding.found(hub, settings, reviewer="reviewer-1", now=clock.utc_now(), new_passphrase=words)
-    federation = site.Federation(tmp_path)
+    federation = found_protected(tmp_path, settings)
     wrong = serve(hub, words=OTHER, log=log)
     assert wrong.wait(timeout=60) == 1
     assert "coordinator: error: wrong passphrase for the keys in" in log.read_text()
@@ -225,7 +233,8 @@ def test_the_command_lines_protect_list_and_change(tmp_path):
     assert made.returncode == 0, made.stderr
     listed = run("coordinator", "keys", "list", "--home", hub, "--json")
     kept = {row["name"]: row["kept"] for row in json.loads(listed.stdout)}
-    assert kept["keys/root.key"] == kept["keys/reviewer-first.key"] == protecting.ALONE
+    for name in ("root.key", "study.key", "reviewer-first.key"):
+        assert kept.pop(f"{hub}-roots/{name}") == protecting.ALONE
     assert kept["keys/log.key"] == protecting.SEALED
     assert protecting.CLEAR not in kept.values()
 

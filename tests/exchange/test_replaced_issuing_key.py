@@ -29,13 +29,13 @@ def test_a_stolen_issuing_key_that_was_replaced_signs_nothing_that_a_site_believ
     released, tmp_path
 ):
     """By stick, where nothing but the signature stands between: fresh dates over stale news."""
-    home, root_key = released.home("a"), released.hub / "keys" / "root.key"
+    home, offline = released.home("a"), released.roots
     with released.serving() as coordinator:
         site.visit(home)
         stolen = coordinator.issuing
         forged = forge(coordinator, stolen, tmp_path / "one.stick")
         assert stick.visit(home, forged, now=clock.utc_now())  # before: it is the true CA's
-        renewals.renew_issuing(coordinator, root_key, new_key=True)
+        renewals.renew_issuing(coordinator, offline, new_key=True)
         world = site.visit(home)
         listed = RevocationList.read(home.authority_revocations.read_bytes())
         assert stolen.certificate.serial_number in listed.entries
@@ -51,7 +51,7 @@ def test_a_stolen_issuing_key_that_was_replaced_signs_nothing_that_a_site_believ
         by_stick.export(coordinator, "a", true)
         assert stick.visit(home, true, now=clock.utc_now())
         assert site.visit(released.home("b"))  # with a leaf that the old key had signed
-        renewals.renew_issuing(coordinator, root_key)  # the same key: nothing more to revoke
+        renewals.renew_issuing(coordinator, offline)  # the same key: nothing more to revoke
         assert site.visit(home).authority_revocations == world.authority_revocations
 
 
@@ -67,8 +67,8 @@ def forge(coordinator, issuing, path):
 def test_the_list_of_revoked_issuing_cas_cannot_be_withheld(federation):
     with federation.serving() as coordinator:
         home = site.enrol(coordinator, federation, "a")
-        root_key = federation.hub / "keys" / "root.key"
-        renewals.renew_issuing(coordinator, root_key, new_key=True)
+        offline = federation.roots
+        renewals.renew_issuing(coordinator, offline, new_key=True)
         assert site.visit(home).authority_revocations
         with coordinator.write() as tx:
             kept = tx.get("authority_crl")
@@ -79,7 +79,7 @@ def test_the_list_of_revoked_issuing_cas_cannot_be_withheld(federation):
             tx.put("authority_crl", kept)
         assert site.visit(home)
         first = RevocationList.read(home.authority_revocations.read_bytes())
-        renewals.renew_issuing(coordinator, root_key, new_key=True)
+        renewals.renew_issuing(coordinator, offline, new_key=True)
         site.visit(home)
         second = RevocationList.read(home.authority_revocations.read_bytes())
         assert second.number == first.number + 1

@@ -15,18 +15,10 @@ from tests.fakes.site import STUDY
 _SEQUENCE = count(int(time.time()) + 1000)
 
 
-def recipient_key(home, study):
-    """The key that a site seals to, as it was told at its last contact."""
-    from edge_agent.trust import open_recipient_key
-
-    envelope = home.read(home.study_file(study.id, "recipient"), "recipient key")
-    return open_recipient_key(envelope, home.pins, study, home.config.site)
-
-
 def sealed(home, *, run=STUDY, signer=None, weights=None, **changes):
     """Seal a run of `home`; `changes` go into the context, `weights` replace the run's bytes."""
     item = submission.outgoing(home, run)
-    recipient = recipient_key(home, item.study)
+    recipient = submission.recipient_key(home, item.study, clock.utc_now())
     signer = signer or home
     context = Context(
         version=VERSION,

@@ -20,6 +20,7 @@ from coordinator import (
     registry,
     reviews,
     revocation,
+    roots,
     studies,
 )
 from coordinator.context import Coordinator
@@ -64,8 +65,13 @@ class Federation:
     def home(self, site):
         return Home((self.folder / site).absolute())
 
+    @property
+    def roots(self):
+        """Where the offline keys were carried: not in the hub's home, nor beside it."""
+        return self.folder / "safe" / "medium"
+
     def reviewer(self, name="reviewer-1"):
-        return keys.load_signing(self.hub / "keys" / f"reviewer-{name}.key")
+        return keys.load_signing(self.roots / f"reviewer-{name}.key")
 
     @contextmanager
     def open(self, *, ahead=timedelta(0)):
@@ -130,10 +136,17 @@ def found(folder, *, cosigners=0, **changes):
         revocation_grace_hours=0,
     )
     settings = dataclasses.replace(settings, **changes)
-    founding.found(
+    made = founding.found(
         folder / "hub", settings, reviewer="reviewer-1", now=clock.utc_now(), cosigners=cosigners
     )
+    carry_away(made.roots, Federation(folder).roots)
     return Federation(folder)
+
+
+def carry_away(written, medium):
+    """Take the offline keys from where `init` wrote them to a medium, as a ceremony does."""
+    medium.parent.mkdir(parents=True, exist_ok=True)
+    written.rename(medium)
 
 
 def create_study(coordinator, *, name=STUDY, classes=CLASSES, **changes):
@@ -156,8 +169,14 @@ def create_study(coordinator, *, name=STUDY, classes=CLASSES, **changes):
         reviewers=(),
     )
     manifest = studies.manifest(coordinator, dataclasses.replace(request, **changes))
-    registry.create_study(coordinator, manifest)
+    registry.create_study(coordinator, manifest, signer=study_key(coordinator))
     return manifest
+
+
+def study_key(coordinator):
+    """Return the offline study key, from where `found` carried it."""
+    home = coordinator.home
+    return roots.study_key(home, Federation(home.path.parent).roots)
 
 
 def token_file(coordinator, site, folder):

@@ -26,7 +26,7 @@ def on_a_small_disk(federation, name, size):
 
 
 def revoke(federation, name):
-    key = federation.hub / "keys" / "reviewer-reviewer-1.key"
+    key = federation.roots / "reviewer-reviewer-1.key"
     return ["revoke", federation.digest(name)[:12], "--key", key, "--reason", "gone", "--yes"]
 
 

@@ -1,0 +1,331 @@
+"""A16: root and study key are not in the home, and a production federation serves without them."""
+
+import os
+import shutil
+from datetime import timedelta
+
+import pytest
+
+from coordinator import (
+    audit,
+    ceremony,
+    delegations,
+    expiries,
+    founding,
+    registry,
+    renewals,
+    roots,
+    separation,
+    state,
+)
+from coordinator.errors import NotFoundError, StateError
+from coordinator.home import CONFIG, CoordinatorConfig, Home
+from federation import dsse
+from federation.auditlog.events import Event, Kind
+from federation.study import RECIPIENT_KEY_TYPE
+from kit import canonical, clock, config
+from kit.errors import FormatError, KitError
+from pki import keys, protecting, protection, tokens, unlocking
+from pki.errors import IdentityError
+from tests.fakes import site
+from tests.fakes.secrets import CHEAP, Words
+
+WORDS = "nine careful words of this test"
+
+
+@pytest.fixture
+def passphrase(monkeypatch):
+    """Cheap protections, and the words that open them, for one test."""
+    monkeypatch.setattr(protection, "COST", CHEAP)
+    unlocking.use(Words((WORDS,)))
+    yield
+    unlocking.use(unlocking._Nobody())
+
+
+def settings(**changes):
+    table = {
+        "federation": "lung",
+        "hosts": "127.0.0.1",
+        "exchange_port": 0,
+        "enrol_port": 0,
+        "listen": "127.0.0.1",
+        "threads": 1,
+        "revocation_grace_hours": 0,
+    }
+    return CoordinatorConfig(**table | changes)
+
+
+def found(folder, **changes):
+    return founding.found(
+        folder / "srv" / "hub", settings(**changes), reviewer="first", now=clock.utc_now()
+    )
+
+
+def opened(hub):
+    return site.ShiftedCoordinator.open(hub)
+
+
+def serves(hub):
+    from coordinator import grpc_server
+
+    with opened(hub) as coordinator, grpc_server.serving(coordinator):
+        return True
+
+
+def test_a16_nothing_that_init_leaves_in_the_home_signs_for_root_or_study(tmp_path):
+    made = found(tmp_path)
+    assert made.roots == tmp_path / "srv" / "hub-roots"
+    away = {path.name: keys.public_of(path) for path in made.roots.iterdir()}
+    assert set(away) == {"root.key", "study.key", "reviewer-first.key"}
+    assert {oct(path.stat().st_mode & 0o777) for path in made.roots.iterdir()} == {"0o600"}
+    inside = [keys.public_of(path) for path in (made.home / "keys").glob("*.key")]
+    assert len(inside) == 3  # issuing CA, log, documents: they work every day
+    assert not [key for key in inside if key in away.values()]
+    with opened(made.home) as coordinator:
+        assert roots.study_public(coordinator.home) == keys.public_bytes(away["study.key"])
+        other = keys.load_signing(coordinator.home.key("log.key"))
+        with pytest.raises(FormatError, match="signed by the study key"):
+            site_study(coordinator, signer=other)
+        assert site_study(coordinator, signer=roots.study_key(coordinator.home, None)).digest
+
+
+def site_study(coordinator, *, signer, name="shapes"):
+    from coordinator import studies
+
+    request = studies.Request(
+        id=name,
+        title=name,
+        classes=("round", "long"),
+        image=(1, 8, 8),
+        epsilon=8.0,
+        delta=1e-5,
+        unit="image",
+        personal_data="refused",
+        presets=("tiny",),
+        shard_size=8,
+        sampler_steps=2,
+        classifier_steps=3,
+        minimum_per_class=10,
+        quorum=1,
+        reviewers=(),
+    )
+    manifest = studies.manifest(coordinator, request)
+    registry.create_study(coordinator, manifest, signer=signer)
+    return manifest
+
+
+@pytest.mark.parametrize("kept", ["beside", "sibling", "renamed", "where init wrote them"])
+def test_a16_a_production_federation_serves_only_once_the_keys_have_left(tmp_path, kept):
+    given = str(tmp_path / "stick") if kept == "where init wrote them" else ""
+    made = found(tmp_path, roots=given)
+    if kept == "sibling":
+        made.roots.rename(made.home.parent / "offline")
+    elif kept == "renamed":
+        (made.home.parent / "other").mkdir()
+        (made.roots / "study.key").rename(made.home.parent / "other" / "notes.pem")
+        shutil.move(made.roots, tmp_path / "far" / "away")
+    with pytest.raises(StateError, match="this machine can read it") as refused:
+        serves(made.home)
+    assert "--roots DIR" in refused.value.hint
+    for folder in (made.roots, made.home.parent / "offline", made.home.parent / "other"):
+        if folder.is_dir():
+            shutil.move(folder, tmp_path / "safe" / folder.name)
+    assert serves(made.home)
+
+
+@pytest.mark.usefixtures("passphrase")
+def test_a16_the_check_knows_a_sealed_key_by_its_name_and_passes_over_a_reference(tmp_path):
+    made = found(tmp_path)
+    medium = tmp_path / "safe" / "medium"
+    site.carry_away(made.roots, medium)
+    home = Home.open(made.home)
+    sealed = protection.seal_alone((medium / "study.key").read_bytes(), WORDS)
+    left = made.home / "keys" / "study.key"
+    for place in (left, made.roots / "study.key"):
+        keys.files.write_secret(place, sealed)
+        assert [seen.path for seen in ceremony.still_here(home)] == [place]
+        place.unlink()
+    keys.files.write_secret(made.roots / "study.key", tokens.MAGIC + b"{}")
+    keys.save(made.roots / "root.key", keys.new_tls_key())  # some other federation's, in clear
+    assert ceremony.still_here(home) == []
+    assert serves(made.home)
+
+
+def test_a16_the_demo_serves_beside_its_roots_and_never_with_them_inside(tmp_path):
+    made = found(tmp_path, federation="demo")
+    assert serves(made.home)
+    shutil.copy(made.roots / "study.key", made.home / "keys" / "study.key")
+    with pytest.raises(StateError, match="in the home of the coordinator") as refused:
+        serves(made.home)
+    assert "keys separate" in refused.value.hint
+
+
+def test_a16_what_needs_an_offline_key_says_in_one_line_what_to_bring(tmp_path):
+    made, other = found(tmp_path), found(tmp_path / "other")
+    medium = tmp_path / "safe" / "medium"
+    site.carry_away(made.roots, medium)
+    with opened(made.home) as coordinator:
+        home = coordinator.home
+        with pytest.raises(NotFoundError, match="the study key is not at") as absent:
+            roots.study_key(home, None)
+        assert "bring the medium that holds `study.key`" in absent.value.hint
+        with pytest.raises(NotFoundError, match="the root key is not at"):
+            renewals.renew_issuing(coordinator, tmp_path)
+        with pytest.raises(IdentityError, match="not the study key of this federation"):
+            roots.study_key(home, other.roots)
+        with pytest.raises(IdentityError, match="not the root key of this federation"):
+            renewals.renew_issuing(coordinator, other.roots)
+        assert roots.study_key(home, medium)
+        assert renewals.renew_issuing(coordinator, medium).certificate == "issuing CA"
+
+
+def test_a_founding_takes_nobody_elses_folder_and_leaves_nothing_behind(tmp_path):
+    made = found(tmp_path)
+    before = {path: path.read_bytes() for path in made.roots.iterdir()}
+    shutil.rmtree(made.home)
+    with pytest.raises(StateError, match="exists already"):
+        found(tmp_path)
+    with pytest.raises(StateError, match="lies in the home"):
+        found(tmp_path, roots=str(made.home / "roots"))
+    with pytest.raises(FormatError):
+        found(tmp_path, roots=str(tmp_path / "elsewhere"), federation="no good name")
+    assert {path: path.read_bytes() for path in made.roots.iterdir()} == before
+    assert not (tmp_path / "elsewhere").exists()
+    assert found(tmp_path, roots=str(tmp_path / "elsewhere")).roots.is_dir()
+
+
+def put_back_inside(federation):
+    """Make a home as an early version did: offline keys inside, no public halves, no delegation."""
+    hub = federation.hub
+    for path in federation.roots.iterdir():
+        shutil.move(path, hub / "keys" / path.name)
+    for path in (hub / "certificates").glob("*.pem"):
+        if path.name in ("study.pem", "reviewer-reviewer-1.pem"):
+            path.unlink()
+    for path in (hub / "keys").glob("delegate-*.key"):
+        path.unlink()
+    with federation.open() as coordinator, coordinator.write() as tx:
+        signer = keys.load_signing(hub / "keys" / "study.key")
+        keyid = key_id(signer)
+        for row in tx.all(state.recipient_keys.select()):
+            payload = dsse.parse(row.envelope, RECIPIENT_KEY_TYPE).payload
+            own = dsse.sign(payload, RECIPIENT_KEY_TYPE, signer, keyid=keyid)
+            table = state.recipient_keys
+            tx.execute(table.update().where(table.c.kid == row.kid).values(envelope=own))
+        tx.execute(state.delegations.delete())
+
+
+def key_id(key):
+    return canonical.digest(keys.public_bytes(key))
+
+
+@pytest.mark.usefixtures("passphrase")
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a16_a_home_with_keys_inside_is_separated_by_one_command(enrolled, sealed):
+    put_back_inside(enrolled)
+    hub = enrolled.hub
+    if sealed:
+        protecting.protect(Home.open(hub).secrets, lambda: WORDS)
+    with pytest.raises(StateError, match="in the home of the coordinator"), enrolled.serving():
+        pass
+    shutil.rmtree(enrolled.roots)
+    with enrolled.open() as coordinator:
+        done = separation.separate(coordinator, enrolled.roots)
+        assert done.moved == ("root.key", "study.key", "reviewer-reviewer-1.key")
+        assert done.delegated == (site.STUDY,)
+        with pytest.raises(NotFoundError, match="no offline key lies in this home"):
+            separation.separate(coordinator, enrolled.roots)
+        assert not list((hub / "keys").glob("study.key")) + list((hub / "keys").glob("root.key"))
+        assert keys.public_bytes(site.study_key(coordinator)) == coordinator.study_public
+        assert enrolled.reviewer()
+        assert audit.verify(coordinator)
+    with enrolled.serving():
+        for name in site.LABELS:
+            site.visit(enrolled.home(name))
+            assert enrolled.home(name).study_file(site.STUDY, "delegation").is_file()
+        assert site.submit(enrolled.home("a")).state == "received"
+        site.wait_for(lambda: site.settled(enrolled))
+    assert enrolled.states() == {"a": "pending"}
+
+
+def test_a16_a_separation_that_was_interrupted_goes_on(enrolled):
+    put_back_inside(enrolled)
+    with enrolled.open() as coordinator:
+        enrolled.roots.mkdir(parents=True, exist_ok=True)
+        keys.files.write_secret(
+            enrolled.roots / "root.key", (enrolled.hub / "keys" / "root.key").read_bytes()
+        )
+        assert len(separation.separate(coordinator, enrolled.roots).moved) == 3
+        keys.save(enrolled.hub / "keys" / "study.key", keys.new_signing_key())
+        with pytest.raises(KitError, match="is another key than"):
+            separation.separate(coordinator, enrolled.roots)
+
+
+def entries(coordinator, kind):
+    with coordinator.state.read() as tx:
+        events = [Event.from_leaf(row.leaf) for row in tx.all(state.log.select())]
+    return [event for event in events if event.kind is kind]
+
+
+def test_a16_recipient_keys_are_signed_by_a_delegate_for_one_study_and_a_time(enrolled):
+    home = enrolled.home("a")
+    with enrolled.serving() as coordinator:
+        [file] = (enrolled.hub / "keys").glob("delegate-*.key")
+        [logged] = entries(coordinator, Kind.RECIPIENTS_DELEGATED)
+        with coordinator.state.read() as tx:
+            assert set(delegations.digests(tx).values()) == {logged.subject}
+        coordinator.ahead = timedelta(days=175)
+        [warning] = [w for w in expiries.warnings(coordinator) if "keys of study" in w.name]
+        assert "coordinator study extend shapes --roots DIR" in warning.remedy
+        coordinator.ahead = timedelta(0)
+        signer = site.study_key(coordinator)
+        with pytest.raises(FormatError, match="signed by the study key"):
+            registry.extend_study(coordinator, site.STUDY, signer=keys.load_signing(file))
+        made = registry.extend_study(coordinator, site.STUDY, signer=signer, days=30)
+        [fresh] = (enrolled.hub / "keys").glob("delegate-*.key")
+        assert fresh.name != file.name  # the old delegate's key is gone
+        assert made.digest == entries(coordinator, Kind.RECIPIENTS_DELEGATED)[-1].subject
+        before = home.read(home.study_file(site.STUDY, "recipient"), "key")
+        site.visit(home)
+        assert home.read(home.study_file(site.STUDY, "recipient"), "key") != before
+        assert audit.verify(coordinator)
+        registry.close_study(coordinator, site.STUDY)
+        assert not list((enrolled.hub / "keys").glob("delegate-*.key"))
+        with pytest.raises(StateError, match="closed"):
+            registry.extend_study(coordinator, site.STUDY, signer=signer)
+
+
+def test_a16_nothing_is_sealed_once_the_delegation_has_ended_and_contacts_go_on(enrolled):
+    from edge_agent import submission
+
+    home = enrolled.home("a")
+    item = submission.outgoing(home, site.STUDY)
+    now = clock.utc_now()
+    assert submission.sealed(home, site.STUDY, item, now)
+    with pytest.raises(KitError, match="right to hand out keys of study `shapes` ended") as ended:
+        submission.sealed(home, site.STUDY, item, now + timedelta(days=181))
+    assert "coordinator study extend shapes" in ended.value.hint
+    with enrolled.serving():
+        assert site.visit(home)
+
+
+def test_a16_a_home_restored_without_its_delegates_key_still_revokes_and_says_what_lacks(enrolled):
+    for path in (enrolled.hub / "keys").glob("delegate-*.key"):
+        path.unlink()
+    with enrolled.open() as coordinator:
+        registry.revoke_site(coordinator, "c")
+        assert [w for w in expiries.warnings(coordinator) if "keys of study" in w.name]
+        registry.extend_study(coordinator, site.STUDY, signer=site.study_key(coordinator), days=100)
+        assert not [w for w in expiries.warnings(coordinator) if "keys of study" in w.name]
+    with enrolled.serving():
+        assert site.visit(enrolled.home("a")).studies[0].recipient_key
+
+
+def test_a16_the_keys_of_another_user_count_as_gone(tmp_path):
+    """What this process cannot read, it cannot use: a folder of another account's is away."""
+    made = found(tmp_path)
+    for path in made.roots.iterdir():
+        path.chmod(0)
+    expected = [] if os.geteuid() else ["root.key", "study.key"]  # root reads everything
+    assert [seen.name for seen in ceremony.still_here(Home.open(made.home))] == expected
+    assert config.load(made.home / CONFIG, CoordinatorConfig).roots == ""

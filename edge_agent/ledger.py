@@ -34,6 +34,7 @@ from edge_agent.ledger_entries import (
     Budget,
     LedgerRun,
     LedgerStatus,
+    Trials,
     apply,
     cohort_digest,
     compose,
@@ -47,7 +48,7 @@ from kit import canonical
 from kit.errors import FormatError, KitError
 from kit.files import os_errors
 
-__all__ = ["Budget", "Ledger", "LedgerRun", "LedgerStatus", "Reservation"]
+__all__ = ["Budget", "Ledger", "LedgerRun", "LedgerStatus", "Reservation", "Trials"]
 
 SCHEMA_VERSION = 1
 WAIT_FOR_LOCK_S = 30.0
@@ -146,6 +147,7 @@ class Ledger:
         now: datetime,
         *,
         unit_kind: Unit,
+        settings: str = "",
     ) -> Reservation:
         """Set aside all of `events` for every unit; the same call again resumes the run.
 
@@ -156,6 +158,7 @@ class Ledger:
                 event until it is used up, then to the next.
             now: the time, for the record.
             unit_kind: what the events protect.
+            settings: what the run is tried with, for the record; a resumed run keeps its first.
 
         Raises:
             KitError: the worst unit would pass the budget, a unit was used without privacy or
@@ -170,7 +173,8 @@ class Ledger:
                 self._require_same(run_id, names, wanted)
                 return Reservation(self, run_id)
             self._require_budget(names, wanted, unit_kind)
-            self._append_run(run_id, names, wanted, now, unit_kind)
+            entry = run_entry(run_id, names, wanted, now, unit_kind, settings)
+            self._append_run(entry, names)
         return Reservation(self, run_id)
 
     def mark_unbounded(self, run_id: str, units: Collection[str], now: datetime) -> None:
@@ -184,7 +188,7 @@ class Ledger:
             if canonical.name(run_id, what="run id") in self._runs:
                 self._require_same(run_id, names, ())
             else:
-                self._append_run(run_id, names, (), now, None)
+                self._append_run(run_entry(run_id, names, (), now, None), names)
 
     def charge(self, run_id: str, steps: int) -> None:
         """Charge `steps` more steps to a reserved run, durably.
@@ -270,6 +274,7 @@ class Ledger:
                 budget=self.budget,
                 worst=max(map(self._epsilon, set(runs_of.values())), default=0.0),
                 runs=tuple(self._runs.values()),
+                trials=self._trials(),
                 head=self._hash.hex(),
                 counter=self._counter,
             )
@@ -412,16 +417,21 @@ class Ledger:
         self._db.execute("INSERT INTO entries VALUES (?, ?, ?)", row)
         self._fold(*row)
 
-    def _append_run(
-        self,
-        run_id: str,
-        names: list[bytes],
-        events: tuple[DpEvent, ...],
-        now: datetime,
-        unit_kind: Unit | None,
-    ) -> None:
-        self._append(run_entry(run_id, names, events, now, unit_kind))
-        self._db.executemany("INSERT INTO members VALUES (?, ?)", ((n, run_id) for n in names))
+    def _append_run(self, entry: dict[str, Any], names: list[bytes]) -> None:
+        self._append(entry)
+        rows = ((name, entry["run"]) for name in names)
+        self._db.executemany("INSERT INTO members VALUES (?, ?)", rows)
+
+    def _trials(self) -> tuple[Trials, ...]:
+        together: dict[str, list[str]] = {}
+        for run in self._runs.values():
+            if run.is_private:
+                together.setdefault(run.cohort, []).append(run.run_id)
+        return tuple(
+            Trials(runs=tuple(runs), epsilon=self._epsilon(frozenset(runs)))
+            for runs in together.values()
+            if len(runs) > 1
+        )
 
     def _pseudonyms(self, units: Collection[str]) -> list[bytes]:
         if not units:

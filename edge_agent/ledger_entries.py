@@ -43,6 +43,7 @@ class LedgerRun:
         charged: steps charged so far, those of the first event first.
         is_settled: nothing more may be charged, and unused steps are free again.
         time: when it was reserved, RFC 3339.
+        settings: what it was tried with, in words for the site's people.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class LedgerRun:
     charged: int
     is_settled: bool
     time: str
+    settings: str = ""
 
     @property
     def is_private(self) -> bool:
@@ -76,6 +78,14 @@ class LedgerRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """Private runs over the very same units: tries of one training, and what they cost together."""
+
+    runs: tuple[str, ...]
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerStatus:
     """The whole account in a few figures, for people at the site.
 
@@ -83,6 +93,7 @@ class LedgerStatus:
         budget: the lifetime allowance of every unit.
         worst: epsilon that the worst unit has spent or reserved; inf after a run without privacy.
         runs: every run, oldest first.
+        trials: runs over the same units, where there are several.
         head: the chain's hash, hexadecimal.
         counter: number of entries.
     """
@@ -90,6 +101,7 @@ class LedgerStatus:
     budget: Budget
     worst: float
     runs: tuple[LedgerRun, ...]
+    trials: tuple[Trials, ...]
     head: str
     counter: int
 
@@ -101,6 +113,11 @@ class LedgerStatus:
         else:
             lines = [f"the worst unit has spent or reserved epsilon {self.worst:.3g} of {allowed}"]
         lines += [_run_line(run) for run in self.runs]
+        lines += [
+            f"{len(tried.runs)} trials on the same units ({', '.join(tried.runs)}): together "
+            f"epsilon {tried.epsilon:.3g}"
+            for tried in self.trials
+        ]
         return [*lines, f"entry {self.counter}, head {self.head}"]
 
     def to_table(self) -> dict[str, Any]:
@@ -118,8 +135,13 @@ class LedgerStatus:
                     "reserved": run.reserved if run.is_private else None,
                     "charged": run.charged,
                     "settled": run.is_settled,
+                    "settings": run.settings,
                 }
                 for run in self.runs
+            ],
+            "trials": [
+                {"runs": list(tried.runs), "epsilon": canonical.real(tried.epsilon)}
+                for tried in self.trials
             ],
         }
 
@@ -145,6 +167,7 @@ def run_entry(
     events: Sequence[DpEvent],
     now: datetime,
     unit_kind: Unit | None,
+    settings: str = "",
 ) -> dict[str, Any]:
     """Return the entry that opens a run: `reserve` with its events, or `unbounded` without any."""
     entry: dict[str, Any] = {
@@ -157,6 +180,7 @@ def run_entry(
     if events:
         entry["events"] = [_event_table(event) for event in events]
         entry["unit"] = unit_kind
+        entry["settings"] = settings
     return entry
 
 
@@ -212,6 +236,7 @@ def _opened(entry: dict[str, Any]) -> LedgerRun:
         charged=0,
         is_settled=not events,
         time=entry["time"],
+        settings=str(entry.get("settings", "")),
     )
 
 
@@ -235,4 +260,5 @@ def _run_line(run: LedgerRun) -> str:
     if not run.is_private:
         return f"{run.time} {run.run_id}: without privacy"
     state = "settled" if run.is_settled else f"open, {run.reserved} reserved"
-    return f"{run.time} {run.run_id}: {run.charged} steps charged, {state}"
+    tried = f" ({run.settings})" if run.settings else ""
+    return f"{run.time} {run.run_id}{tried}: {run.charged} steps charged, {state}"

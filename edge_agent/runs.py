@@ -134,7 +134,12 @@ def train(
             ledger.mark_unbounded(run_id, cohort.account_keys(), now)
         else:
             account = ledger.reserve(
-                run_id, cohort.account_keys(), plan.events, now, unit_kind=cohort.unit_kind
+                run_id,
+                cohort.account_keys(),
+                plan.events,
+                now,
+                unit_kind=cohort.unit_kind,
+                settings=f"{study.id}, {preset}, {plan.settings}",
             )
         ledger_mark.advance(home.ledger_mark, ledger)
         result = training.train_run(

@@ -9,7 +9,9 @@ from edge_agent.cli.options import HomeDir, Json
 from kit import door
 from kit.errors import KitError
 
-app = typer.Typer(no_args_is_help=True, help="Check the receipts this site holds.")
+app = typer.Typer(
+    no_args_is_help=True, help="Check the receipts this site holds, and its privacy ledger."
+)
 
 
 @app.command("verify")
@@ -33,6 +35,17 @@ def verify(
         door.emit(inspection.audit_receipt(agent, receipt), as_json=as_json)
     else:
         door.emit(inspection.audit(agent, offline=offline), as_json=as_json)
+
+
+@app.command("ledger")
+def ledger(home: HomeDir, as_json: Json = False) -> None:
+    """Show the privacy ledger: every run, what it tried, and what trials cost together."""
+    from edge_agent import runs
+    from edge_agent.home import Home
+
+    with runs.open_ledger(Home.open(home)) as account:
+        status = account.status()
+    door.emit(status.to_table(), as_json=as_json, text="\n".join(status.lines()))
 
 
 @app.command("export")

@@ -95,6 +95,14 @@ class PrivacyPlan:
         )
 
     @property
+    def settings(self) -> str:
+        """Name what could have been chosen otherwise, for the ledger's record of trials."""
+        return (
+            f"{self.steps} steps of {self.expected_batch_size}, {self.draws_per_unit} draws, clip "
+            f"{self.max_grad_norm:g}, noise {self.noise_multiplier:g}, {self.warm_up_steps} warm-up"
+        )
+
+    @property
     def reason(self) -> str:
         """Say in one line where the figures come from."""
         return (

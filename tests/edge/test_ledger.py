@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.ledger import Budget, Ledger, LedgerRun
+from edge_agent.ledger import Budget, Ledger, LedgerRun, Trials
 from edge_agent.ledger_entries import apply
 from federation.accounting import DpEvent, compose
 from federation.study import Unit
@@ -96,6 +96,26 @@ def test_steps_are_charged_to_the_first_event_until_it_is_used_up(path) -> None:
         with pytest.raises(KitError, match="other privacy settings"):
             ledger.reserve("run", UNITS, [SMALL, warm_up], NOW, unit_kind=Unit.PATIENT)
         ledger.reserve("run", UNITS, [warm_up, SMALL], NOW, unit_kind=Unit.PATIENT)
+
+
+def test_trials_on_the_same_units_are_listed_with_what_they_cost_together(path) -> None:
+    other = DpEvent(sample_rate=0.01, noise_multiplier=3.0, steps=20)
+    with open_ledger(path) as ledger:
+        ledger.reserve("a", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT, settings="clip 1")
+        ledger.reserve("else", UNITS[:3], [SMALL], NOW, unit_kind=Unit.PATIENT)
+        assert ledger.status().trials == ()
+        ledger.reserve("b", UNITS, [other], NOW, unit_kind=Unit.PATIENT, settings="clip 0.1")
+        status = ledger.status()
+    together = compose([SMALL, other], BUDGET.delta)
+    assert status.trials == (Trials(runs=("a", "b"), epsilon=together),)
+    assert max(compose([e], BUDGET.delta) for e in (SMALL, other)) < together
+    words = "\n".join(status.lines())
+    assert f"2 trials on the same units (a, b): together epsilon {together:.3g}" in words
+    assert "a (clip 1): 0 steps charged" in words
+    table = canonical.decode(canonical.encode(status.to_table()))
+    assert [run["settings"] for run in table["runs"]] == ["clip 1", "", "clip 0.1"]
+    with open_ledger(path) as ledger:
+        assert ledger.status() == status
 
 
 def test_an_entry_with_its_one_event_flat_is_read_as_before() -> None:

@@ -14,7 +14,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import audit, papers, payloads, recipients, registry, releases, reviews, state
+from coordinator import (
+    audit,
+    ceremony,
+    papers,
+    payloads,
+    recipients,
+    registry,
+    releases,
+    reviews,
+    state,
+)
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.revocation import NOT_REACHED
@@ -136,7 +146,12 @@ def _at_rest(coordinator: Coordinator) -> tuple[Standing, dict[str, Any]]:
     loose = [k.name for k in protecting.inventory(coordinator.home.secrets) if k.mode != "0600"]
     if loose:
         raise StateError(f"key files that others may read: {', '.join(loose)}")
-    return Standing.SHOWN, {"payloads_under_a_key_of_their_own": len(sealed), "keys": kept}
+    result = {
+        "payloads_under_a_key_of_their_own": len(sealed),
+        "keys": kept,
+        "offline_keys_in_reach": [str(seen.path) for seen in ceremony.still_here(coordinator.home)],
+    }
+    return Standing.SHOWN, result
 
 
 def _log(coordinator: Coordinator) -> tuple[Standing, dict[str, Any]]:
@@ -266,7 +281,8 @@ _ROWS: tuple[tuple[str, str, str, Check, str], ...] = (
         "payloads and shards are sealed under a key per blueprint; key files are the owner's only",
         "keys list",
         _at_rest,
-        "keys counted as clear have no passphrase; the database and released models are not sealed",
+        "keys counted as clear have no passphrase; the database and released models are not sealed;"
+        " offline keys are looked for in the home, beside it and where `init` wrote them",
     ),
     (
         "HIPAA 164.312(b), EU AI Act 12, 19, 26(6): audit controls, automatic logs",

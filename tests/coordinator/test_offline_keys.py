@@ -321,6 +321,19 @@ def test_a16_a_home_restored_without_its_delegates_key_still_revokes_and_says_wh
         assert site.visit(enrolled.home("a")).studies[0].recipient_key
 
 
+def test_a16_another_study_key_in_the_home_is_noticed(enrolled):
+    with enrolled.open() as coordinator:
+        assert audit.verify(coordinator)
+    path = enrolled.hub / "certificates" / "study.pem"
+    before = path.read_bytes()
+    path.write_bytes(keys.public_pem(keys.public_bytes(keys.new_signing_key())))
+    with enrolled.open() as coordinator, pytest.raises(StateError, match="not the one of the log"):
+        audit.verify(coordinator)
+    path.write_bytes(before)
+    with enrolled.open() as coordinator:
+        assert audit.verify(coordinator)
+
+
 def test_a16_the_keys_of_another_user_count_as_gone(tmp_path):
     """What this process cannot read, it cannot use: a folder of another account's is away."""
     made = found(tmp_path)

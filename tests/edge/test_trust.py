@@ -13,6 +13,7 @@ from federation import study as studies
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Receipt
 from federation.auditlog.events import Kind
+from federation.delegation import Delegation
 from federation.release import statement as documents
 from kit import canonical
 from kit.errors import FormatError, KitError
@@ -375,6 +376,79 @@ def test_a_study_or_recipient_key_needs_the_pinned_study_key(world, coordinator)
         offer = replace(news.studies[0], **change)
         with pytest.raises(FormatError, match="another key than the pinned one"):
             believe(world, replace(news, studies=(offer,)))
+
+
+def delegated(world, coordinator, *, days=30, now=NOW, key=None, **changes):
+    """A delegation on the log, and the study as a coordinator offers it under that delegate."""
+    delegate = key or keys.new_signing_key()
+    made = replace(
+        Delegation.of(world.study, keys.public_bytes(delegate), now=now, days=days), **changes
+    )
+    coordinator.record(Kind.RECIPIENTS_DELEGATED, made.digest, study=world.study.digest)
+    offer = coordinator.study_news()
+    payload = dsse.parse(offer.recipient_key, studies.RECIPIENT_KEY_TYPE).payload
+    recipient = study_signed(world, payload, studies.RECIPIENT_KEY_TYPE, key=delegate)
+    return replace(offer, recipient_key=recipient, delegation=made.sign(world.study_key))
+
+
+def test_a16_a_recipient_key_is_signed_by_the_newest_delegate_of_its_study(world, coordinator):
+    first = delegated(world, coordinator)
+    found = believe(world, replace(coordinator.news(), studies=(first,))).studies[0]
+    assert found.recipient_key.public == world.recipient
+    second = delegated(world, coordinator)
+    news = coordinator.news()
+    with pytest.raises(TrustError, match="does not record who may sign"):
+        believe(world, replace(news, studies=(first,)))
+    mixed = replace(second, recipient_key=first.recipient_key)
+    with pytest.raises(FormatError, match="another key than the pinned one"):
+        believe(world, replace(news, studies=(mixed,)))
+    assert believe(world, replace(news, studies=(second,))).studies[0].delegation
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"study": "0" * 64}, "another study or round"),
+        ({"round": 2}, "another study or round"),
+        ({"federation": "upstream"}, "another study or round"),
+        ({"role": "studies"}, "not in the registry"),
+        ({"expires": "2036-01-01T00:00:00Z"}, "at most 400 days"),
+        ({"expires": "2020-01-01T00:00:00Z"}, "at most 400 days"),
+    ],
+)
+def test_a16_a_delegation_is_limited_in_scope_and_time(world, coordinator, change, words):
+    wide = delegated(world, coordinator, **change)
+    with pytest.raises(FormatError, match=words):
+        believe(world, replace(coordinator.news(), studies=(wide,)))
+    good = delegated(world, coordinator)
+    assert believe(world, replace(coordinator.news(), studies=(good,)))
+
+
+def test_a16_a_delegate_signs_recipient_keys_and_nothing_else(world, coordinator):
+    delegate = keys.new_signing_key()
+    good = delegated(world, coordinator, key=delegate)
+    manifest = study_signed(world, world.study.to_bytes(), studies.PAYLOAD_TYPE, key=delegate)
+    for change in (
+        {"manifest": manifest},
+        {
+            "delegation": Delegation.of(
+                world.study, keys.public_bytes(delegate), now=NOW, days=30
+            ).sign(delegate)
+        },
+    ):
+        with pytest.raises(FormatError, match="another key than the pinned one"):
+            believe(world, replace(coordinator.news(), studies=(replace(good, **change),)))
+    assert believe(world, replace(coordinator.news(), studies=(good,)))
+
+
+def test_a16_a_delegation_that_ended_stops_no_contact(world, coordinator):
+    """Withdrawals must arrive; only sealing asks for the time."""
+    old = delegated(world, coordinator, now=NOW - timedelta(days=60))
+    found = believe(world, replace(coordinator.news(), studies=(old,))).studies[0]
+    ended = trust.open_delegation(found.delegation, world.pins, world.study)
+    with pytest.raises(KitError, match="right to hand out keys"):
+        ended.check_time(world.study, NOW)
+    ended.check_time(world.study, NOW - timedelta(days=31))
 
 
 def test_a_study_of_another_federation_is_refused(world, coordinator):

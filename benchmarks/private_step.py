@@ -106,8 +106,7 @@ def _step(chosen: argparse.Namespace) -> Callable[[], None]:
     from edge_agent.training.loop import rows_per_pass
     from edge_agent.training.optimizer import private_adam
     from federation.learning.generator.architecture import (
-        KIND,
-        VERSION,
+        DIFFUSION,
         Architecture,
         build_network,
     )
@@ -115,8 +114,8 @@ def _step(chosen: argparse.Namespace) -> Callable[[], None]:
     side, units, draws = SIDE_PX[chosen.preset], chosen.units, chosen.draws
     network: torch.nn.Module = build_network(
         Architecture(
-            kind=KIND,
-            version=VERSION,
+            kind=DIFFUSION.name,
+            version=DIFFUSION.version,
             preset=chosen.preset,
             channels=1,
             height=side,

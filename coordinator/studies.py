@@ -7,7 +7,6 @@ from coordinator.context import Coordinator
 from federation.endorsement import Endorsement
 from federation.learning.generator import architecture as networks
 from federation.study import (
-    ArchitectureRef,
     BuildPolicy,
     ImageRule,
     PersonalData,
@@ -70,10 +69,7 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
         classes=request.classes,
         image=ImageRule(channels=channels, height=height, width=width),
         method=METHOD,
-        architectures=tuple(
-            ArchitectureRef(kind=networks.KIND, version=networks.VERSION, preset=name)
-            for name in presets
-        ),
+        architectures=tuple(networks.reference(name) for name in presets),
         privacy=PrivacyPolicy(
             personal_data=personal, unit=unit, epsilon=request.epsilon, delta=request.delta
         ),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_agent.datasets.examples import Cohort
     from edge_agent.training.crew import Crew
     from edge_agent.training.plan import PrivacyPlan
+    from federation.learning.generator.architecture import Architecture
 
 RUN, DATA_REPORT, GATE = "run.json", "data-report.json", "gate.json"
 GATE_SAMPLES_PER_CLASS = 64
@@ -124,7 +125,7 @@ def train(
         _settle_given_up(home, ledger, tell)
         plan, account = None, None
         if not request.without_privacy:
-            plan = _plan(home, folder, run_id, study, cohort, ledger, request)
+            plan = _plan(home, folder, run_id, study, architecture, cohort, ledger, request)
             tell(plan.reason)
         options = training.TrainOptions(
             declared_labels=request.labels, plan=plan, steps=request.steps
@@ -210,12 +211,14 @@ def _plan(
     folder: Path,
     run_id: str,
     study: Study,
+    architecture: "Architecture",
     cohort: "Cohort",
     ledger: Ledger,
     request: Request,
 ) -> "PrivacyPlan":
     from edge_agent.training import run as training
     from edge_agent.training.plan import plan_for
+    from edge_agent.training.trainers import trainer_of
 
     kept = training.saved_plan(folder)
     if kept is not None:
@@ -233,6 +236,7 @@ def _plan(
         lifetime_epsilon=budget(home).epsilon,
         lifetime_delta=budget(home).delta,
         steps=request.steps,
+        preset=trainer_of(architecture).private_preset(request.declared_count or 0),
     )
 
 

@@ -29,7 +29,6 @@ from federation.learning.downstream.metrics import Metrics
 from federation.learning.generator import architecture as networks
 from federation.learning.methods import federated_factory
 from federation.study import (
-    ArchitectureRef,
     BuildPolicy,
     PersonalData,
     PrivacyPolicy,
@@ -144,9 +143,7 @@ def study_for(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> Stu
         classes=outline.classes,
         image=rule,
         method="federated-factory",
-        architectures=(
-            ArchitectureRef(kind=networks.KIND, version=networks.VERSION, preset=preset),
-        ),
+        architectures=(networks.reference(preset),),
         privacy=PrivacyPolicy(
             personal_data=allowed, unit=Unit.IMAGE, epsilon=epsilon or 1.0, delta=DELTA
         ),

@@ -143,12 +143,14 @@ def plan_for(
     lifetime_epsilon: float | None = None,
     lifetime_delta: float = MAX_DELTA,
     steps: int | None = None,
+    preset: "PrivatePreset | None" = None,
 ) -> PrivacyPlan:
     """Return the plan for a site that declares at least `n_declared` units.
 
     The run alone stays within the study's epsilon, and together with `past`, which holds what was
     already charged to the same units, within `lifetime_epsilon` (the study's epsilon if None) at
-    `lifetime_delta` or less. `steps` overrides the preset number.
+    `lifetime_delta` or less. `preset` holds the kind's free choices (diffusion's if None);
+    `steps` overrides its number of steps.
 
     Raises:
         KitError: `n_declared` is too small for a useful plan, or the budget is spent.
@@ -158,7 +160,7 @@ def plan_for(
             f"{n_declared} declared {unit}s are too few for private training",
             hint=f"it needs {MIN_UNITS} to run at all and several hundred to be useful",
         )
-    policy, preset = study.privacy, private_preset(n_declared)
+    policy, preset = study.privacy, preset or private_preset(n_declared)
     delta = min(policy.delta, MAX_DELTA, lifetime_delta, 1 / (100 * n_declared))
     lifetime = policy.epsilon if lifetime_epsilon is None else lifetime_epsilon
     count = preset.steps if steps is None else steps

@@ -32,6 +32,7 @@ from edge_agent.training.folder import (
 from edge_agent.training.loop import ProgressFactory, StepLedger
 from edge_agent.training.plan import PrivacyPlan
 from edge_agent.training.recipe import recipe_for
+from edge_agent.training.trainers import Trained, trainer_of
 from federation.blueprint import weights
 from federation.blueprint.privacy import COMPOSITION, GAUSSIAN, NO_MECHANISM
 from federation.learning.generator.architecture import (
@@ -242,7 +243,8 @@ def _job(
 
 
 def _train_and_write(job: loop.Job, study: Study, options: TrainOptions) -> None:
-    state, folder, architecture = loop.train(job), job.folder, job.architecture
+    folder, architecture = job.folder, job.architecture
+    state = trainer_of(architecture).train(job)
     data = weights.write(_leaving(state.average, study, architecture, options))
     sheet = _sheet(data, study, architecture, options)
     lines = [json.dumps(row) for row in [*state.metrics, _summary(state, options.plan)]]
@@ -310,7 +312,7 @@ def privacy_table(plan: PrivacyPlan | None, unit: Unit) -> dict[str, Any]:
     }
 
 
-def _summary(state: checkpoint.TrainState, plan: PrivacyPlan | None) -> dict[str, Any]:
+def _summary(state: Trained, plan: PrivacyPlan | None) -> dict[str, Any]:
     """Return the last line of the metrics: the steps done and a second accountant's epsilon."""
     if plan is None:
         return {"finished": True, "steps": state.step}

@@ -16,8 +16,8 @@ from tests.fakes.sealing import append, begin_fields, sealed
 
 STUDY = federation.found().study
 NETWORK = networks.Architecture(
-    kind=networks.KIND,
-    version=networks.VERSION,
+    kind=networks.DIFFUSION.name,
+    version=networks.DIFFUSION.version,
     preset="tiny",
     channels=1,
     height=8,

@@ -22,9 +22,10 @@ SHAPES = [
 
 
 def architecture(preset="tiny", channels=1, height=8, width=8, num_classes=3):
+    named = arch.reference(preset)
     return arch.Architecture(
-        kind=arch.KIND,
-        version=arch.VERSION,
+        kind=named.kind,
+        version=named.version,
         preset=preset,
         channels=channels,
         height=height,
@@ -49,7 +50,7 @@ def test_network_keeps_the_shape_and_has_exactly_the_expected_tensors(
     assert not list(network.buffers())
 
 
-@pytest.mark.parametrize("preset", sorted(arch.presets()))
+@pytest.mark.parametrize("preset", sorted(arch.DIFFUSION.presets))
 def test_networks_hold_only_layers_with_exact_per_unit_gradients(preset):
     side = arch.presets()[preset].max_side_px
     network = arch.build_network(architecture(preset, height=side, width=side))
@@ -65,6 +66,9 @@ def test_table_reads_back_and_reading_needs_exact_fields():
         table | {"extra": 1},
         {k: v for k, v in table.items() if k != "width"},
         table | {"kind": "other"},
+        table | {"kind": ["edm-unet2d"]},
+        table | {"kind": "class-gaussian"},
+        table | {"preset": "moments"},
         table | {"version": 2},
         table | {"version": True},
         table | {"preset": "huge"},

@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.learning.generator.kinds import (
+    BY_PRESET,
+    DIFFUSION,
+    KINDS,
+    MAX_SIDE_PX,
+    MIN_SIDE_PX,
+    Kind,
+    Preset,
+)
 from federation.study import ArchitectureRef, Study
 from kit import canonical
 from kit.errors import FormatError, KitError
@@ -18,69 +27,12 @@ from kit.errors import FormatError, KitError
 if TYPE_CHECKING:
     import torch
 
-KIND = "edm-unet2d"
-VERSION = 1
 WIRE_DTYPE = "BF16"
 
-MIN_SIDE_PX = 8
-MAX_SIDE_PX = 64
 MAX_CLASSES = 1000
 
 Table = dict[str, tuple[str, tuple[int, ...]]]
 Arrays = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """The shape of one UNet: feature channels per resolution, and the sides it is meant for.
-
-    `mid_attention` puts one self-attention block at the lowest resolution.
-    """
-
-    block_channels: tuple[int, ...]
-    layers_per_block: int
-    mid_attention: bool
-    min_side_px: int
-    max_side_px: int
-
-    @property
-    def multiple_px(self) -> int:
-        """Sides inside the network are multiples of this: one halving per block but the last."""
-        return 1 << (len(self.block_channels) - 1)
-
-
-# DP noise grows with the number of parameters, so the private presets are as small as still draws
-# well; `tiny-wide` is what the same images need when no noise is added.
-_PRESETS = {
-    "tiny": Preset(
-        block_channels=(16, 32),
-        layers_per_block=1,
-        mid_attention=False,
-        min_side_px=8,
-        max_side_px=16,
-    ),
-    "tiny-wide": Preset(
-        block_channels=(32, 64),
-        layers_per_block=1,
-        mid_attention=False,
-        min_side_px=8,
-        max_side_px=16,
-    ),
-    "small": Preset(
-        block_channels=(16, 32, 64),
-        layers_per_block=1,
-        mid_attention=False,
-        min_side_px=16,
-        max_side_px=32,
-    ),
-    "large": Preset(
-        block_channels=(32, 64, 64, 128),
-        layers_per_block=1,
-        mid_attention=True,
-        min_side_px=32,
-        max_side_px=64,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +59,17 @@ class Architecture:
             FormatError: a field is missing, unknown, not in the registry or out of its range.
         """
         table = canonical.fields(value, set(cls.__slots__), what="architecture")
-        if (table["kind"], table["version"]) != (KIND, VERSION) or table["version"] is True:
-            raise FormatError(f"architecture is not `{KIND}` version {VERSION}")
-        if not isinstance(table["preset"], str) or table["preset"] not in _PRESETS:
-            raise FormatError(f"architecture preset is not one of {sorted(_PRESETS)}")
+        kind = KINDS.get(table["kind"]) if isinstance(table["kind"], str) else None
+        if kind is None:
+            raise FormatError(f"architecture kind is not one of {sorted(KINDS)}")
+        if table["version"] is True or table["version"] != kind.version:
+            raise FormatError(f"architecture is not `{kind.name}` version {kind.version}")
+        if not isinstance(table["preset"], str) or table["preset"] not in kind.presets:
+            raise FormatError(f"architecture preset is not one of {sorted(kind.presets)}")
         if table["channels"] not in (1, 3):
             raise FormatError("architecture has neither 1 nor 3 channels")
         canonical.integer(table["channels"], low=1, high=3, what="architecture channels")
-        preset = _PRESETS[table["preset"]]
+        preset = kind.presets[table["preset"]]
         for side in ("height", "width"):
             canonical.integer(
                 table[side],
@@ -127,22 +82,42 @@ class Architecture:
 
 
 def presets() -> dict[str, Preset]:
-    """Return the closed registry: preset name -> network shape."""
-    return dict(_PRESETS)
+    """Return the closed registry: preset name -> shape, over all kinds."""
+    return {name: kind.presets[name] for name, kind in BY_PRESET.items()}
+
+
+def kind_of(architecture: Architecture) -> Kind:
+    """Return the registry entry of an architecture's kind."""
+    return KINDS[architecture.kind]
 
 
 def preset_of(architecture: Architecture) -> Preset:
-    """Return the registry entry of an architecture."""
-    return _PRESETS[architecture.preset]
+    """Return the registry entry of an architecture's preset."""
+    return kind_of(architecture).presets[architecture.preset]
+
+
+def reference(preset: str) -> ArchitectureRef:
+    """Return what a study's manifest says to allow `preset`.
+
+    Raises:
+        KitError: there is no such preset.
+    """
+    kind = BY_PRESET.get(preset)
+    if kind is None:
+        raise KitError(
+            f"there is no generator preset `{canonical.printable(preset)}`",
+            hint=f"use some of {', '.join(BY_PRESET)}",
+        )
+    return ArchitectureRef(kind=kind.name, version=kind.version, preset=preset)
 
 
 def default_preset(height: int, width: int) -> str:
-    """Return the smallest preset for images of `height` x `width` pixels.
+    """Return the smallest diffusion preset for images of `height` x `width` pixels.
 
     Raises:
         KitError: no preset takes this size.
     """
-    for name, preset in _PRESETS.items():
+    for name, preset in DIFFUSION.presets.items():
         if preset.min_side_px <= min(height, width) and max(height, width) <= preset.max_side_px:
             return name
     raise KitError(
@@ -157,7 +132,8 @@ def architecture_for(study: Study, preset: str) -> Architecture:
     Raises:
         KitError: the study does not allow it, or its images are of another size.
     """
-    if ArchitectureRef(kind=KIND, version=VERSION, preset=preset) not in study.architectures:
+    allowing = [entry for entry in study.architectures if entry.preset == preset]
+    if preset not in BY_PRESET or allowing != [reference(preset)]:
         allowed = ", ".join(a.preset for a in study.architectures)
         raise KitError(
             f"study `{study.id}` does not allow the generator preset `{preset}`",
@@ -165,8 +141,8 @@ def architecture_for(study: Study, preset: str) -> Architecture:
         )
     return Architecture.from_table(
         {
-            "kind": KIND,
-            "version": VERSION,
+            "kind": BY_PRESET[preset].name,
+            "version": BY_PRESET[preset].version,
             "preset": preset,
             "channels": study.image.channels,
             "height": study.image.height,
@@ -177,13 +153,8 @@ def architecture_for(study: Study, preset: str) -> Architecture:
 
 
 def build_network(architecture: Architecture) -> "torch.nn.Module":
-    """Return a fresh denoiser D(x; sigma, label), Karras et al. 2022, eq. 7.
-
-    `forward(x [B, C, H, W] float, sigma [B] float, class_labels [B] int64) -> [B, C, H, W]`.
-    """
-    from federation.learning.generator.network import Denoiser
-
-    return Denoiser(architecture)
+    """Return a fresh network of the architecture's kind."""
+    return kind_of(architecture).build(architecture)
 
 
 def expected_tensors(architecture: Architecture) -> Table:
@@ -197,8 +168,7 @@ def expected_tensors(architecture: Architecture) -> Table:
 
 def class_embedding_name(architecture: Architecture) -> str:
     """Return the tensor whose row i belongs to class i, shape [num_classes, features]."""
-    preset_of(architecture)
-    return "unet.class_embedding.weight"
+    return kind_of(architecture).class_rows
 
 
 def state_arrays(network: "torch.nn.Module") -> Arrays:

@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812  (the name every torch reader know
 from diffusers import UNet2DModel
 
 from federation.learning.generator import edm
-from federation.learning.generator.architecture import Architecture, Preset, preset_of
+from federation.learning.generator.architecture import Architecture, preset_of
+from federation.learning.generator.kinds import UNetPreset
 
 _NORM_GROUPS = 8
 
@@ -23,6 +24,8 @@ class Denoiser(torch.nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         preset = preset_of(architecture)
+        if not isinstance(preset, UNetPreset):
+            raise TypeError("the preset is one of another kind")
         self._pad = _padding(architecture, preset.multiple_px)
         self.unet = _unet(architecture, preset)
 
@@ -47,7 +50,7 @@ def _padding(architecture: Architecture, multiple: int) -> tuple[int, int, int, 
     return wide // 2, wide - wide // 2, high // 2, high - high // 2
 
 
-def _unet(architecture: Architecture, preset: Preset) -> torch.nn.Module:
+def _unet(architecture: Architecture, preset: UNetPreset) -> torch.nn.Module:
     blocks = len(preset.block_channels)
     network: torch.nn.Module = UNet2DModel(
         in_channels=architecture.channels,

@@ -1,11 +1,11 @@
-"""Deterministic sampling: the Karras schedule and Heun's method (Karras et al. 2022, alg. 1)."""
+"""Deterministic sampling of any kind; of diffusion, Heun's method (Karras et al. 2022, alg. 1)."""
 
 import math
 from itertools import pairwise
 
 import torch
 
-from federation.learning.generator.architecture import Architecture
+from federation.learning.generator.architecture import Architecture, kind_of
 from kit.errors import KitError
 
 SIGMA_MIN = 0.002
@@ -58,7 +58,7 @@ def sample(
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     shape = (batch_size, architecture.channels, architecture.height, architecture.width)
-    levels = schedule(steps, highest=sigma_max(architecture))
+    draw = kind_of(architecture).draw
     was_training = network.training
     network.eval()
     images = []
@@ -66,7 +66,7 @@ def sample(
         wanted = labels[start : start + batch_size]
         filled = torch.cat([wanted, wanted[-1:].expand(batch_size - len(wanted))])
         noise = torch.randn(shape, generator=generator)
-        batch = _heun(network, noise.to(device), filled.to(device), levels)
+        batch = draw(network, architecture, noise.to(device), filled.to(device), steps)
         images.append(batch[: len(wanted)].cpu())
     network.train(was_training)
     result = torch.cat(images) if images else torch.empty((0, *shape[1:]))
@@ -75,7 +75,7 @@ def sample(
     return result.clamp(-1, 1)
 
 
-def _heun(
+def heun(
     network: torch.nn.Module, noise: torch.Tensor, labels: torch.Tensor, sigmas: torch.Tensor
 ) -> torch.Tensor:
     """Integrate dx/dsigma = (x - D(x; sigma)) / sigma from sigma_0 to 0 (alg. 1)."""

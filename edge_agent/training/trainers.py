@@ -1,0 +1,48 @@
+"""Which trainer makes which kind of generator: the edge's half of the registry of kinds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from edge_agent.training import loop, statistics
+from edge_agent.training.loop import Job
+from edge_agent.training.plan import PrivatePreset, private_preset
+from federation.learning.generator.architecture import Architecture
+from federation.learning.generator.kinds import DIFFUSION, STATISTICS
+
+
+class Trained(Protocol):
+    """What a trainer leaves: the network whose tensors leave, steps done, rows of metrics."""
+
+    @property
+    def average(self) -> torch.nn.Module:
+        """The network that ships."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row per step or release, for the site's own people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """How one kind is trained: the free choices of its plan, and the training itself."""
+
+    private_preset: Callable[[int], PrivatePreset]
+    train: Callable[[Job], Trained]
+
+
+_TRAINERS = {
+    DIFFUSION.name: Trainer(private_preset=private_preset, train=loop.train),
+    STATISTICS.name: Trainer(private_preset=statistics.private_preset, train=statistics.train),
+}
+
+
+def trainer_of(architecture: Architecture) -> Trainer:
+    """Return the trainer of an architecture's kind."""
+    return _TRAINERS[architecture.kind]

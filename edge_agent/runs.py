@@ -100,6 +100,7 @@ def train(
     """
     from edge_agent.datasets.load import load_cohort
     from edge_agent.training import run as training
+    from edge_agent.training.trainers import trainer_of
     from federation.learning.generator.architecture import architecture_for
 
     study = home.study(request.study)
@@ -126,7 +127,7 @@ def train(
         plan, account = None, None
         if not request.without_privacy:
             plan = _plan(home, folder, run_id, study, architecture, cohort, ledger, request)
-            tell(plan.reason)
+            tell(trainer_of(architecture).reason(plan))
         options = training.TrainOptions(
             declared_labels=request.labels, plan=plan, steps=request.steps
         )

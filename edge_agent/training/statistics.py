@@ -1,34 +1,35 @@
-"""Training by noisy class statistics: a few Gaussian sums over units, and no descent.
+"""Training by noisy class statistics: two Gaussian sums over units, and no descent.
 
 Invariants:
 
-- Every step of the plan is one Gaussian mechanism over all units (q = 1): the sum of their clipped
-  contributions plus N(0, (sigma C)^2) on every number. Steps over the same contributions are
-  averaged, so that several of them are one release of less noise.
+- Each of the plan's two events is one Gaussian mechanism over all units (q = 1): the sum of their
+  clipped contributions, plus noise N(0, (sigma C)^2) on every number.
 - A unit's contribution is the mean over its images, clipped as a whole to C: a patient of a hundred
-  images in five classes moves the sum no further than one of a single image.
-- The first step finds the centre and the number of units, the others what is left around it. What a
-  contribution is made of besides the unit's own images was released before, with noise.
-- Steps are charged, durably, before their sums are used. Nothing is kept in between: a run that was
-  stopped after its first charge starts anew.
+  images in five classes moves a sum no further than one of a single image.
+- The first sum finds the centre and the number of units per class, the second what is left around
+  the centre. What a contribution is made of besides the unit's own images was released before, with
+  noise; so was what decides which classes have enough units (A12).
+- A sum is charged, durably, before it is used. Nothing is kept in between: a run that was stopped
+  after its first charge starts anew.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_agent.datasets.examples import Cohort
 from edge_agent.training.loop import Job
 from edge_agent.training.moments import ClassLaw, NoisySums, estimate
 from edge_agent.training.noise import secret_noise
 from edge_agent.training.plan import PrivacyPlan, PrivatePreset
 from edge_agent.training.sampler import unit_table
-from federation.accounting import DpEvent, compose
+from federation.accounting import compose
 from federation.learning.generator.architecture import build_network, load_weights, preset_of
 from federation.learning.generator.class_gaussian import FACTOR, MEAN, RESIDUAL
 from federation.learning.generator.kinds import MomentsPreset
@@ -37,13 +38,14 @@ from kit.errors import KitError
 
 Floats = NDArray[np.float64]
 
-STEPS, CENTRE_STEPS = 5, 1
+STEPS = 1  # after the first sum
+FIRST_SUM_SHARE = 0.2  # of the Renyi divergence that the run may have
 # Radii per root of the number of pixel values: no image in [-1, 1] is outside 1, few outside 0.9,
 # and most photographs and drawings lie within 0.4 to 0.55 of their mean.
 CENTRE_RADIUS, RADIUS = 0.9, 0.4
 # Shares of a contribution's squared length: how much of the budget each part has.
-COUNT_SHARE = 0.1  # of the first step; the rest is the image
-COUNTS_SHARE, SUMS_SHARE, PRODUCTS_SHARE = 0.05, 0.55, 0.4
+COUNTS_SHARE, CENTRE_SHARE = 0.25, 0.75
+SUMS_SHARE, PRODUCTS_SHARE = 0.58, 0.42
 _UNITS_AT_ONCE = 512
 
 
@@ -57,9 +59,25 @@ class Released:
 
 
 def private_preset(n_declared: int) -> PrivatePreset:
-    """Return five sums over all units: everyone takes part in every step."""
+    """Return two sums over all units: everyone takes part in each."""
     return PrivatePreset(
-        expected_batch_size=n_declared, steps=STEPS, draws_per_unit=1, max_grad_norm=1.0
+        expected_batch_size=n_declared,
+        steps=STEPS,
+        draws_per_unit=1,
+        max_grad_norm=1.0,
+        sums_share=FIRST_SUM_SHARE,
+        warm_up_steps=0,
+    )
+
+
+def reason(plan: PrivacyPlan) -> str:
+    """Say in one line where a plan's figures come from."""
+    return (
+        f"each of at least {plan.n_declared} {plan.unit}s gives one vector of norm "
+        f"{plan.max_grad_norm:g} to two noisy sums: counts and centre with noise "
+        f"{plan.sums_noise_multiplier:g}, class means and covariance with noise "
+        f"{plan.noise_multiplier:g}; together epsilon {plan.epsilon:.3g} at delta {plan.delta:g} "
+        f"(declared number x delta = {plan.n_declared * plan.delta:.2g})"
     )
 
 
@@ -67,23 +85,31 @@ def train(job: Job) -> Released:
     """Release the cohort's class statistics and return the generator they make.
 
     Raises:
-        KitError: the run was stopped after its first charge, or asks for what this kind has not.
+        KitError: the run was stopped after its first charge, asks for what this kind has not, or
+            no class has enough units.
     """
     _require_possible(job)
-    units = _Units(job)
-    releases = _Releases(job, len(units.images))
-    centre, total = _centre(units, releases)
-    law = estimate(_sums(units, releases, centre, total), units.basis.power)
+    releases = _Releases(job)
+    first = _first(_Units(job, job.cohort, job.declared), releases)
+    enough = _enough(job, first)
+    units = _Units(job, job.cohort.only(np.array(enough, dtype=np.int64)), enough)
+    counts = np.array([first.counts[job.declared.index(label)] for label in enough])
+    if len(enough) < len(job.declared):
+        first = replace(first, total=max(1.0, float(counts.sum())))
+    sums = _second(units, releases, replace(first, counts=counts))
+    law = estimate(sums, units.basis.power)
     return Released(
-        average=_network(job, law, centre), step=releases.steps, metrics=releases.metrics
+        average=_network(job, law, first.centre, enough),
+        step=STEPS,
+        metrics=releases.metrics,
     )
 
 
 def _require_possible(job: Job) -> None:
     if job.flip:
         raise KitError("class statistics know no mirrored images")
-    if job.plan is not None and job.plan.steps != STEPS:
-        raise KitError(f"class statistics take exactly {STEPS} steps", hint="leave out --steps")
+    if job.plan is not None and (job.plan.steps != STEPS or job.plan.sample_rate != 1):
+        raise KitError("class statistics take no other number of steps", hint="leave out --steps")
     if job.ledger is not None and job.ledger.charged:
         raise KitError(
             f"{job.ledger.charged} noisy sums of this run were charged, and none of them is kept",
@@ -91,21 +117,36 @@ def _require_possible(job: Job) -> None:
         )
 
 
+def _enough(job: Job, first: "_First") -> tuple[int, ...]:
+    """Return the classes that have enough units as far as the noise tells, of those declared."""
+    minimum = job.minimum_per_class
+    if job.plan is None or minimum == 0:
+        return job.declared
+    pairs = zip(job.declared, first.counts, strict=True)
+    kept = [label for label, count in pairs if count >= minimum]
+    if not kept:
+        raise KitError(
+            f"no declared class has {minimum} units, as far as the noise tells",
+            hint="declare fewer classes, or wait for more patients; what was released is spent",
+        )
+    return tuple(kept)
+
+
 class _Units:
     """The cohort as coarse coefficients, one unit at a time."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, cohort: Cohort, classes: tuple[int, ...]) -> None:
         preset = preset_of(job.architecture)
         if not isinstance(preset, MomentsPreset):
             raise TypeError("class statistics make generators of their own kind only")
-        shape = job.cohort.images.shape[1:]
+        shape = cohort.images.shape[1:]
         self.basis: Spectrum = spectrum(*shape)
         self.pixels = math.prod(shape)
         self.kept = preset.coefficients(shape[0])
-        self.declared = job.declared
-        table = unit_table(job.cohort.units)
+        self.classes = np.array(classes)
+        table = unit_table(cohort.units)
         self.images = np.split(table.order, table.start[1:])  # of each unit
-        self._cohort = job.cohort
+        self._cohort = cohort
 
     def contributions(
         self, of_image: Callable[[Floats, NDArray[np.int64]], Floats]
@@ -121,52 +162,49 @@ class _Units:
 
 
 class _Releases:
-    """The only way from units to numbers: clip, add, charge, add noise."""
+    """The only way from units to numbers: clip, add up, charge, add noise."""
 
-    def __init__(self, job: Job, units: int) -> None:
-        self._plan, self._ledger, self.units = job.plan, job.ledger, units
-        self._progress = job.progress("class statistics", STEPS, 0)
+    def __init__(self, job: Job) -> None:
+        self._plan, self._ledger = job.plan, job.ledger
+        self._progress = job.progress("class statistics", 1 + STEPS, 0)
         self._started = time.monotonic()
-        self.steps = 0
         self.metrics: list[dict[str, Any]] = []
 
-    def total(self, contributions: Iterator[Floats], *, steps: int) -> Floats:
-        """Return the mean of `steps` noisy sums over the same contributions, [size]."""
+    def total(self, contributions: Iterator[Floats]) -> Floats:
+        """Return the noisy sum over all units, [size]: one event of the plan."""
         clip = 1.0 if self._plan is None else self._plan.max_grad_norm
         exact = sum(clipped(rows, clip).sum(axis=0) for rows in contributions)
         released = np.asarray(exact, dtype=np.float64)
+        std = self.noise_std
         if self._plan is not None and self._ledger is not None:
-            self._ledger.charge(steps)
-            released = released + _mean_noise(len(released), self._plan, steps)
-        self._note(steps)
+            self._ledger.charge(1)
+            released = released + secret_noise(torch.Size(released.shape), std=std).numpy()
+        self._note()
         return released
 
-    def noise_std(self, *, steps: int) -> float:
-        """Return the noise's standard deviation in each number of `total`."""
+    @property
+    def noise_std(self) -> float:
+        """The noise's standard deviation in each number of the next sum."""
         if self._plan is None:
             return 0.0
-        return self._plan.noise_multiplier * self._plan.max_grad_norm / math.sqrt(steps)
+        multipliers = (self._plan.sums_noise_multiplier, self._plan.noise_multiplier)
+        return multipliers[len(self.metrics)] * self._plan.max_grad_norm
 
     @property
-    def least_units(self) -> int:
+    def least_units(self) -> float:
         """How many units there are at least, as far as that is public."""
-        return self.units if self._plan is None else self._plan.n_declared
+        return 0.0 if self._plan is None else float(self._plan.n_declared)
 
-    def _note(self, steps: int) -> None:
-        self.steps += steps
-        row: dict[str, Any] = {"step": self.steps}
+    def _note(self) -> None:
+        done = len(self.metrics) + 1
+        row: dict[str, Any] = {"sum": done}
         figures = {}
         if self._plan is not None:
-            event = DpEvent(
-                sample_rate=self._plan.sample_rate,
-                noise_multiplier=self._plan.noise_multiplier,
-                steps=self.steps,
-            )
-            row["epsilon"] = round(compose([event], self._plan.delta), 6)
+            row["epsilon"] = round(compose(self._plan.events[:done], self._plan.delta), 6)
             figures["epsilon"] = f"{row['epsilon']:.2f}"
         row["seconds"] = round(time.monotonic() - self._started, 3)
         self.metrics.append(row)
-        self._progress.update(self.steps, **figures)
+        self._progress.update(done, **figures)
 
 
 def clipped(rows: Floats, norm: float) -> Floats:
@@ -176,65 +214,75 @@ def clipped(rows: Floats, norm: float) -> Floats:
     return np.asarray(rows * shorter, dtype=np.float64)
 
 
-def _mean_noise(size: int, plan: PrivacyPlan, steps: int) -> Floats:
-    """Return the mean of the `steps` noises that were charged, fresh, in float64."""
-    std = plan.noise_multiplier * plan.max_grad_norm
-    parts = [secret_noise(torch.Size([size]), std=std).numpy() for _ in range(steps)]
-    return np.asarray(np.mean(parts, axis=0), dtype=np.float64)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _First:
+    """What the first sum told: units per class, in all, and the mean image's coefficients."""
+
+    counts: Floats
+    counts_std: float
+    total: float
+    centre: Floats
 
 
-def _centre(units: _Units, releases: _Releases) -> tuple[Floats, float]:
-    """Release the mean image's coefficients [d] and the number of units."""
+def _first(units: _Units, releases: _Releases) -> _First:
     radius = CENTRE_RADIUS * math.sqrt(units.pixels)
-    one, rest = math.sqrt(COUNT_SHARE), math.sqrt(1 - COUNT_SHARE)
+    one, rest = math.sqrt(COUNTS_SHARE), math.sqrt(CENTRE_SHARE)
+    classes = len(units.classes)
 
-    def of_image(found: Floats, _labels: NDArray[np.int64]) -> Floats:
-        ones = np.full((len(found), 1), one)
-        return np.hstack([ones, clipped(found, radius) * (rest / radius)])
+    def of_image(found: Floats, labels: NDArray[np.int64]) -> Floats:
+        member = (labels[:, None] == units.classes).astype(np.float64)
+        return np.hstack([one * member, clipped(found, radius) * (rest / radius)])
 
-    released = releases.total(units.contributions(of_image), steps=CENTRE_STEPS)
-    total = max(released[0] / one, float(releases.least_units))
-    return released[1:] * (radius / rest) / total, total
+    std = releases.noise_std
+    released = releases.total(units.contributions(of_image))
+    counts = released[:classes] / one
+    total = max(float(counts.sum()), releases.least_units, 1.0)
+    return _First(
+        counts=counts,
+        counts_std=std / one,
+        total=total,
+        centre=released[classes:] * (radius / rest) / total,
+    )
 
 
-def _sums(units: _Units, releases: _Releases, centre: Floats, total: float) -> NoisySums:
-    """Release counts, sums and products of the coefficients about `centre`."""
-    radius, kept, classes = RADIUS * math.sqrt(units.pixels), units.kept, len(units.declared)
-    shares = (COUNTS_SHARE, SUMS_SHARE, PRODUCTS_SHARE)
-    one, two, three = (math.sqrt(share) for share in shares)
+def _second(units: _Units, releases: _Releases, first: _First) -> NoisySums:
+    """Release sums and products of the coefficients about the centre."""
+    radius, kept, classes = RADIUS * math.sqrt(units.pixels), units.kept, len(units.classes)
+    one, two = math.sqrt(SUMS_SHARE), math.sqrt(PRODUCTS_SHARE)
     upper = np.triu_indices(kept)
     # off the diagonal each product stands for two: the row then has the length of the whole matrix
     weight = np.where(upper[0] == upper[1], 1.0, math.sqrt(2))
 
     def of_image(found: Floats, labels: NDArray[np.int64]) -> Floats:
-        unit = clipped((found - centre) / radius, 1.0)
-        member = (labels[:, None] == np.array(units.declared)).astype(np.float64)
-        placed = member[:, :, None] * unit[:, None]
+        unit = clipped((found - first.centre) / radius, 1.0)
+        member = (labels[:, None] == units.classes).astype(np.float64)
+        placed = (member[:, :, None] * unit[:, None]).reshape(len(unit), -1)
         products = unit[:, upper[0]] * unit[:, upper[1]] * weight
-        return np.hstack([one * member, two * placed.reshape(len(unit), -1), three * products])
+        return np.hstack([one * placed, two * products])
 
-    steps = STEPS - CENTRE_STEPS
-    released = releases.total(units.contributions(of_image), steps=steps)
-    counts, sums, products = np.split(released, [classes, classes * (1 + kept)])
+    noise = releases.noise_std
+    released = releases.total(units.contributions(of_image))
+    sums, products = np.split(released, [classes * kept])
     square = np.zeros((kept, kept))
-    square[upper] = products / (three * weight) * radius**2
-    noise = releases.noise_std(steps=steps)
+    square[upper] = products / (two * weight) * radius**2
     return NoisySums(
-        counts=counts / one,
-        sums=sums.reshape(classes, kept) * (radius / two),
+        counts=first.counts,
+        sums=sums.reshape(classes, kept) * (radius / one),
         products=square + np.triu(square, 1).T,
-        counts_std=noise / one,
-        sums_std=noise * radius / two,
-        products_std=noise * radius**2 / three,
-        total=total,
+        counts_std=first.counts_std,
+        sums_std=noise * radius / one,
+        products_std=noise * radius**2 / two,
+        total=first.total,
         pixels=units.pixels,
     )
 
 
-def _network(job: Job, law: ClassLaw, centre: Floats) -> torch.nn.Module:
+def _network(job: Job, law: ClassLaw, centre: Floats, classes: tuple[int, ...]) -> torch.nn.Module:
+    """Return the generator; a declared class without enough units is drawn about the centre."""
     network = build_network(job.architecture)
     means = np.zeros((job.architecture.num_classes, len(centre)))
-    means[list(job.declared)] = centre + law.means
+    means[list(job.declared)] = centre
+    means[list(classes)] += law.means
     tensors = {
         MEAN: means,
         FACTOR: law.factor,

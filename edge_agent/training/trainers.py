@@ -8,7 +8,7 @@ import torch
 
 from edge_agent.training import loop, statistics
 from edge_agent.training.loop import Job
-from edge_agent.training.plan import PrivatePreset, private_preset
+from edge_agent.training.plan import PrivacyPlan, PrivatePreset, private_preset
 from federation.learning.generator.architecture import Architecture
 from federation.learning.generator.kinds import DIFFUSION, STATISTICS
 
@@ -31,15 +31,22 @@ class Trained(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """How one kind is trained: the free choices of its plan, and the training itself."""
+    """How one kind is trained: the free choices of its plan, their reason, and the training."""
 
     private_preset: Callable[[int], PrivatePreset]
+    reason: Callable[[PrivacyPlan], str]
     train: Callable[[Job], Trained]
 
 
 _TRAINERS = {
-    DIFFUSION.name: Trainer(private_preset=private_preset, train=loop.train),
-    STATISTICS.name: Trainer(private_preset=statistics.private_preset, train=statistics.train),
+    DIFFUSION.name: Trainer(
+        private_preset=private_preset, reason=lambda plan: plan.reason, train=loop.train
+    ),
+    STATISTICS.name: Trainer(
+        private_preset=statistics.private_preset,
+        reason=statistics.reason,
+        train=statistics.train,
+    ),
 }
 
 

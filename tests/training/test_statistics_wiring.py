@@ -27,7 +27,7 @@ from federation.study import Unit
 from kit.progress import Progress
 
 SIDE, PEOPLE, IMAGES_OF_ONE = 8, 40, 30
-SIGMA, CLIP = 2.0, 1.0
+FIRST_SIGMA, SIGMA, CLIP = 3.0, 2.0, 1.0
 HERE, NOBODY = 0, 1  # declared classes: one of everybody, one of nobody
 Z = 6.0
 RUNS = 30
@@ -58,18 +58,22 @@ def cohort_of(people: int = PEOPLE, *, images_of_one: int = 0, scale: float = 1.
 
 
 def plan_of(declared: int = PEOPLE) -> PrivacyPlan:
-    event = DpEvent(sample_rate=1.0, noise_multiplier=SIGMA, steps=statistics.STEPS)
+    events = [
+        DpEvent(sample_rate=1.0, noise_multiplier=sigma, steps=1) for sigma in (FIRST_SIGMA, SIGMA)
+    ]
     return PrivacyPlan(
         unit=Unit.PATIENT,
         n_declared=declared,
         sample_rate=1.0,
         noise_multiplier=SIGMA,
-        steps=statistics.STEPS,
+        steps=1,
         max_grad_norm=CLIP,
         expected_batch_size=declared,
         draws_per_unit=1,
         delta=1e-5,
-        epsilon=compose([event], 1e-5),
+        epsilon=compose(events, 1e-5),
+        sums_noise_multiplier=FIRST_SIGMA,
+        warm_up_steps=0,
     )
 
 
@@ -89,7 +93,7 @@ def job_of(cohort: Cohort, account=None) -> Job:
         architecture=described,
         cohort=cohort,
         recipe=recipe_for(described, is_private=True),
-        steps=statistics.STEPS,
+        steps=1,
         flip=False,
         plan=plan_of(),
         ledger=account or Account(),
@@ -110,19 +114,19 @@ def given_to_estimate(cohort: Cohort) -> NoisySums:
 def exact_sums(cohort: Cohort) -> list[np.ndarray]:
     """Return what the two sums are before their noise, about one and the same centre."""
     seen: list[np.ndarray] = []
-    total, real_centre = statistics._Releases.total, statistics._centre
+    total, real_first = statistics._Releases.total, statistics._first
 
-    def watched(self, contributions, *, steps):
-        seen.append(total(self, contributions, steps=steps))
+    def watched(self, contributions):
+        seen.append(total(self, contributions))
         return seen[-1]
 
     def fixed(units, releases):
-        real_centre(units, releases)
-        return np.zeros(units.kept), float(PEOPLE)
+        first = real_first(units, releases)
+        return replace(first, centre=np.zeros(units.kept), total=float(PEOPLE))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics._Releases, "total", watched)
-        patch.setattr(statistics, "_centre", fixed)
+        patch.setattr(statistics, "_first", fixed)
         patch.setattr(
             statistics, "secret_noise", lambda shape, *, std: torch.zeros(shape, dtype=torch.double)
         )
@@ -165,12 +169,13 @@ def evidence() -> Evidence:
 
 
 def noise_of(sums: NoisySums) -> np.ndarray:
-    """Return the sum of the class that nobody has in units of sigma C over two: noise alone.
+    """Return what is noise alone, in units of sigma C: sums and count of a class of nobody.
 
-    Four of five steps are of these sums, which get 0.55 of a contribution's squared length.
+    Counts get 0.25 of the first contribution's squared length, class sums 0.58 of the second's.
     """
     radius = 0.4 * math.sqrt(SIDE * SIDE)
-    return sums.sums[NOBODY] / (radius / math.sqrt(0.55) * SIGMA * CLIP / 2)
+    image = sums.sums[NOBODY] / (radius / math.sqrt(0.58) * SIGMA * CLIP)
+    return np.append(image, sums.counts[NOBODY] / (FIRST_SIGMA * CLIP / 0.5))
 
 
 def moves(without: Cohort, present: Cohort) -> list[np.ndarray]:
@@ -198,10 +203,9 @@ def no_noise(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def noise_once_for_all_steps(patch: pytest.MonkeyPatch) -> None:
-    """Average the four noises of a sum as if four steps were worth sixteen."""
-    real = statistics._mean_noise
-    patch.setattr(statistics, "_mean_noise", lambda size, plan, steps: real(size, plan, steps**2))
+def noise_of_half_sigma(patch: pytest.MonkeyPatch) -> None:
+    real = statistics.secret_noise
+    patch.setattr(statistics, "secret_noise", lambda shape, *, std: real(shape, std=std / 2))
 
 
 def noise_of_a_seed(patch: pytest.MonkeyPatch) -> None:
@@ -231,10 +235,9 @@ def intensities_scaled_by_the_brightest(patch: pytest.MonkeyPatch) -> None:
     """Normalise by a statistic of the images: everybody's contribution depends on one."""
     real = statistics._Units.__init__
 
-    def scaled(self, job: Job) -> None:
-        cohort = job.cohort
+    def scaled(self, job: Job, cohort: Cohort, classes: tuple[int, ...]) -> None:
         brightest = np.abs(cohort.images).max()
-        real(self, replace(job, cohort=replace(cohort, images=cohort.images / brightest)))
+        real(self, job, replace(cohort, images=cohort.images / brightest), classes)
 
     patch.setattr(statistics._Units, "__init__", scaled)
 
@@ -243,7 +246,7 @@ def intensities_scaled_by_the_brightest(patch: pytest.MonkeyPatch) -> None:
     ("plant", "caught_by"),
     [
         (no_noise, "noise_is_sigma_c"),
-        (noise_once_for_all_steps, "noise_is_sigma_c"),
+        (noise_of_half_sigma, "noise_is_sigma_c"),
         (noise_of_a_seed, "noise_is_fresh"),
         (per_image_instead_of_per_patient, "one_unit_moves_a_sum_by_at_most_c"),
         (no_clip, "one_unit_moves_a_sum_by_at_most_c"),
@@ -277,12 +280,27 @@ def test_every_sum_is_charged_before_it_is_used() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "secret_noise", watched)
         statistics.train(job_of(cohort_of(), account))
-    assert account.by == [1, 4]
-    assert order == ["noise after 1"] + ["noise after 5"] * 4
+    assert account.by == [1, 1]
+    assert order == ["noise after 1", "noise after 2"]
 
 
-def test_averaging_the_steps_of_one_sum_costs_what_the_accountant_says() -> None:
-    """Four sums of noise sigma tell what one of noise sigma / 2 tells, and no more."""
-    four = DpEvent(sample_rate=1.0, noise_multiplier=SIGMA, steps=4)
-    one = DpEvent(sample_rate=1.0, noise_multiplier=SIGMA / 2, steps=1)
-    assert compose([four], 1e-5) == pytest.approx(compose([one], 1e-5), rel=1e-9)
+def test_noisy_counts_decide_which_classes_are_trained_on() -> None:
+    """A12: the class of nobody is left out, and no exact count is looked at."""
+    job = replace(job_of(cohort_of()), minimum_per_class=15)
+    seen: list[tuple[int, ...]] = []
+    real = statistics._network
+
+    def watched(job, law, centre, classes):
+        seen.append(classes)
+        return real(job, law, centre, classes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "_network", watched)
+        statistics.train(replace(job, ledger=Account()))
+        patch.setattr(
+            statistics,
+            "secret_noise",
+            lambda shape, *, std: torch.full(shape, 10.0, dtype=torch.double),
+        )
+        statistics.train(replace(job, ledger=Account()))
+    assert seen == [(HERE,), (HERE, NOBODY)]

@@ -17,7 +17,8 @@ from federation.auditlog.events import Kind
 from federation.auditlog.history import revocations_digest
 from kit import canonical, config
 from kit.files import os_errors, write_atomic
-from pki import certificates, identity, keys, protecting
+from pki import certificates, identity, keys, protecting, tokens
+from pki.tokens import TokenKey, TokenUri
 
 DEFAULT_COSIGNERS = 1
 MAX_COSIGNERS = 100
@@ -42,13 +43,16 @@ def found(
     reviewer: str,
     now: datetime,
     new_passphrase: Callable[[], str] | None = None,
+    token: TokenUri | None = None,
     cosigners: int = DEFAULT_COSIGNERS,
 ) -> Founded:
     """Make a coordinator's home, and its offline keys in the folder that `settings.roots` names.
 
     Those are the root's, the study key and one reviewer's; empty is a folder beside the home. With
     `new_passphrase`, no key touches the disk in clear: the offline ones are sealed each for itself,
-    and all others under the home's protection.
+    and all others under the home's protection. With a `token`, root and study key are made in it
+    and never leave it; the folder then says where they are.
+
     `cosigners` is how many other sites must vouch for the log before a site takes a release (A5);
     it stands in the first log entry, for good.
 
@@ -67,7 +71,7 @@ def found(
     away = roots.fresh(away, path, reviewer=reviewer)
     if settings.roots:
         settings = replace(settings, roots=str(away))
-    offline = Offline.create(settings.federation, reviewer, now=now)
+    offline = Offline.create(settings.federation, reviewer, now=now, token=token)
     with os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -103,11 +107,22 @@ class Offline:
     reviewing: keys.SigningKey = field(repr=False)
 
     @classmethod
-    def create(cls, federation: str, reviewer: str, *, now: datetime) -> Self:
-        """Return fresh ones."""
+    def create(
+        cls, federation: str, reviewer: str, *, now: datetime, token: TokenUri | None = None
+    ) -> Self:
+        """Return fresh ones; those of the federation in a token, if there is one.
+
+        Raises:
+            IdentityError: the token does not answer.
+        """
+        if token is None:
+            root, study = None, keys.new_signing_key()
+        else:
+            root = tokens.new_tls_key(replace(token, object=token.object or "root"))
+            study = tokens.new_signing_key(replace(token, object=token.object or "study"))
         return cls(
-            root=certificates.new_root(federation, now=now),
-            study=keys.new_signing_key(),
+            root=certificates.new_root(federation, now=now, key=root),
+            study=study,
             reviewer=reviewer,
             reviewing=keys.new_signing_key(),
         )
@@ -120,13 +135,16 @@ class Offline:
         """
         roots.make_folder(folder)
         for name, key in self._files().items():
-            if passphrase is None:
+            if passphrase is None or isinstance(key, TokenKey):
                 keys.save(folder / name, key)
             else:
                 keys.save_alone(folder / name, key, passphrase)
 
     def remove(self, folder: Path) -> None:
-        """Take back what `save` wrote: a founding is whole or nothing."""
+        """Take back what was made: a founding is whole or nothing."""
+        for key in (self.root.key, self.study):
+            if isinstance(key, TokenKey):
+                tokens.destroy(key)
         with suppress(OSError):
             for name in self._files():
                 (folder / name).unlink(missing_ok=True)

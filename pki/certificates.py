@@ -39,9 +39,9 @@ class Authority:
     key: TlsKey
 
 
-def new_root(federation: str, *, now: datetime) -> Authority:
-    """Return a fresh self-signed root for a federation."""
-    key = new_tls_key()
+def new_root(federation: str, *, now: datetime, key: TlsKey | None = None) -> Authority:
+    """Return a self-signed root for a federation, with a fresh or a given key."""
+    key = key or new_tls_key()
     name = _name(f"{federation} root CA")
     builder = _builder(name, name, key.public_key(), now, days=ROOT_YEARS * 365)
     return Authority(_as_ca(builder, path_length=1).sign(key, hashes.SHA256()), key)

@@ -44,12 +44,20 @@ def sources(
             help="Where the keys' passphrase is read (`/dev/fd/3` works); may be repeated.",
         ),
     ] = None,
+    pin_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="COORDINATOR_PIN_FILE",
+            help="Where the PIN of a PKCS#11 token with the offline keys is read.",
+        ),
+    ] = None,
 ) -> None:
     """Say where passphrases come from, before any command."""
     from pki import unlocking
 
     ctx.obj = passphrases.Sources(tuple(passphrase_file or ()), "coordinator.passphrase")
-    unlocking.use(ctx.obj)
+    pins = passphrases.Sources((pin_file,) if pin_file else (), "coordinator.pin", "--pin-file")
+    unlocking.use(ctx.obj, pins=pins)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -44,11 +44,15 @@ def init(
     stick_days: Annotated[
         int, typer.Option(min=1, max=100, help="Days a file for a site without a line is valid.")
     ] = 35,
+    hsm: Annotated[
+        str, typer.Option("--hsm", help="Make root and study key in this token (a PKCS#11 URI).")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Found a federation: a home, and its offline keys in a folder of their own."""
     from coordinator import ceremony, founding
     from coordinator.home import CoordinatorConfig
+    from pki.tokens import TokenUri
 
     settings = CoordinatorConfig(
         federation=federation,
@@ -69,6 +73,7 @@ def init(
         now=clock.utc_now(),
         new_passphrase=new,
         cosigners=cosigners,
+        token=TokenUri.parse(hsm) if hsm else None,
     )
     door.emit(result, as_json=as_json)
     if federation != ceremony.DEMO_FEDERATION:

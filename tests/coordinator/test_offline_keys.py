@@ -27,7 +27,7 @@ from kit import canonical, clock, config
 from kit.errors import FormatError, KitError
 from pki import keys, protecting, protection, tokens, unlocking
 from pki.errors import IdentityError
-from tests.fakes import site
+from tests.fakes import site, softhsm
 from tests.fakes.secrets import CHEAP, Words
 
 WORDS = "nine careful words of this test"
@@ -177,6 +177,42 @@ def test_a16_what_needs_an_offline_key_says_in_one_line_what_to_bring(tmp_path):
             renewals.renew_issuing(coordinator, other.roots)
         assert roots.study_key(home, medium)
         assert renewals.renew_issuing(coordinator, medium).certificate == "issuing CA"
+
+
+@pytest.mark.softhsm
+def test_a16_root_and_study_key_may_live_in_a_token(tmp_path, monkeypatch):
+    uri, environment = softhsm.make(tmp_path / "softhsm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    unlocking.use(None, pins=Words((softhsm.PIN,)))
+    try:
+        made = founding.found(
+            tmp_path / "srv" / "hub",
+            settings(),
+            reviewer="first",
+            now=clock.utc_now(),
+            token=tokens.TokenUri.parse(uri),
+        )
+        kept = {path.name: protecting.how_kept(path) for path in made.roots.iterdir()}
+        assert (kept["root.key"], kept["study.key"]) == (protecting.TOKEN, protecting.TOKEN)
+        assert kept["reviewer-first.key"] == protecting.CLEAR
+        assert serves(made.home)  # what lies beside the home is no private key
+        with opened(made.home) as coordinator:
+            assert site_study(coordinator, signer=roots.study_key(coordinator.home, None))
+            assert renewals.renew_issuing(coordinator).certificate == "issuing CA"
+            assert audit.verify(coordinator)
+        other, absent = tmp_path / "srv" / "other", uri.replace("token=north", "token=south")
+        with pytest.raises(KitError, match="south"):
+            founding.found(
+                other,
+                settings(),
+                reviewer="first",
+                now=clock.utc_now(),
+                token=tokens.TokenUri.parse(absent),
+            )
+        assert not list(tmp_path.glob("srv/*other*"))
+    finally:
+        unlocking.use(unlocking._Nobody())
 
 
 def test_a_founding_takes_nobody_elses_folder_and_leaves_nothing_behind(tmp_path):

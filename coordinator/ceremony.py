@@ -30,9 +30,9 @@ from coordinator.roots import (
 from kit.errors import KitError
 from kit.files import read_limited
 from pki import certificates, keys, protecting, protection, tokens
+from pki.identity import DEMO_FEDERATION
 from pki.protecting import KeyFile
 
-DEMO_FEDERATION = "demo"
 AWAY = "away"
 MAX_FILES = 10_000  # of one folder, that are looked at
 _MAX_CERTIFICATE_BYTES = 64 * 1024

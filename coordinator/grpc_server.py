@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from itertools import chain
 from typing import Any
 
@@ -45,7 +44,7 @@ from kit import logs
 from kit.errors import FormatError, KitError
 from kit.files import exclusive
 from kit.stalls import Watch
-from pki import certificates, enrolment, keys, lifetimes, tls
+from pki import certificates, enrolment, identity, keys, lifetimes, tls
 from pki.certificates import Authority
 from protos import exchange_pb2 as pb
 from protos import exchange_pb2_grpc as stubs
@@ -296,17 +295,13 @@ def serving(
     """Serve while the block runs; one server per home.
 
     Raises:
-        StateError: a port is taken, the offline keys are still here (A16), or a demo federation
-            would leave this machine (A23).
+        StateError: a port is taken, or the offline keys are still here (A16).
+        IdentityError: a demo federation would leave this machine (A23).
         KitError: another server runs on this home.
     """
     settings = coordinator.config
     ceremony.require_separated(coordinator.home)
-    if settings.federation == ceremony.DEMO_FEDERATION and not _is_loopback(settings.listen):
-        raise StateError(
-            f"the federation `{ceremony.DEMO_FEDERATION}` serves on loopback addresses only",
-            hint="run `coordinator init` with a name of your own",
-        )
+    identity.check_place(settings.federation, settings.listen)
     lock = coordinator.home.path / SERVE_LOCK
     busy = "another `coordinator serve` runs on this home"
     with exclusive(lock, busy=busy), coordinator.state.kept_open():
@@ -320,10 +315,3 @@ def serving(
             yield server
         finally:
             server.stop()
-
-
-def _is_loopback(listen: str) -> bool:
-    try:
-        return ip_address(listen.strip("[]")).is_loopback
-    except ValueError:
-        return listen == "localhost"

@@ -8,6 +8,7 @@ to the next call.
 """
 
 import logging
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 # The states of `coordinator.submissions.BlueprintState` in which the seed may still be needed.
 _WAITING = ("receiving", "received")
+_STANDING = ("pending", "approved")
 _REVOKED = "revoked"
 
 
@@ -117,6 +119,43 @@ def destroy_idle(coordinator: Coordinator) -> int:
             store.destroy(payloads.RECIPIENT, kid)
             tx.record(Kind.KEY_DESTROYED, kid, what="recipient-key")
     return len(idle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced:
+    """What `replace_lost` did, and what stays lost.
+
+    Attributes:
+        replaced: the keys that were given anew, as `study/site`.
+        lost_blueprints: blueprints in play that nobody here can open any more.
+    """
+
+    replaced: tuple[str, ...]
+    lost_blueprints: tuple[str, ...]
+
+
+def replace_lost(coordinator: Coordinator) -> Replaced:
+    """Give a new recipient key wherever the key store lacks the seed of the one on offer.
+
+    Each loss and each new key is on the log. What was sealed to a lost key, or lies under a lost
+    key of its own, is named and left as it is: `reject --lost` lets its site send it again.
+    """
+    store = payloads.keystore(coordinator)
+    seeds, sealed = store.digests(payloads.RECIPIENT), store.digests(payloads.BLUEPRINT)
+    key, study, blueprint = state.recipient_keys, state.studies, state.blueprints
+    query = sa.select(key.c.kid, key.c.site, key.c.study_digest, study.c.id)
+    with coordinator.write() as tx:
+        rows = tx.all(query.where(study.c.digest == key.c.study_digest, key.c.kid.not_in(seeds)))
+        for row in rows:
+            tx.record(Kind.KEY_DESTROYED, row.kid, what="recipient-key", why="lost")
+            rotate(coordinator, tx, row.study_digest, row.site)
+        waits = blueprint.c.state.in_(_WAITING) & blueprint.c.kid.not_in(seeds)
+        stands = blueprint.c.state.in_(_STANDING) & blueprint.c.digest.not_in(sealed)
+        lost = tx.all(sa.select(blueprint.c.digest).where(waits | stands))
+    return Replaced(
+        replaced=tuple(sorted(f"{row.id}/{row.site}" for row in rows)),
+        lost_blueprints=tuple(sorted(row.digest for row in lost)),
+    )
 
 
 def _offered(tx: Transaction, study_digest: str, site: str) -> bool:

@@ -216,8 +216,10 @@ def report_lost(coordinator: Coordinator, prefix: str) -> Review:
 def _is_here(coordinator: Coordinator, row: sa.Row[Any]) -> bool:
     statement = Statement.from_bytes(row.statement)
     if row.state == BlueprintState.RECEIVED:
-        staged = coordinator.home.staging(row.digest)
-        return staged.is_file() and sha256_file(staged) == statement.ciphertext_sha256
+        whole = coordinator.home.received(row.digest)
+        if not payloads.keystore(coordinator).has(payloads.RECIPIENT, row.kid):
+            return False  # whole, and nobody can open it
+        return whole.is_file() and sha256_file(whole) == statement.ciphertext_sha256
     try:
         payloads.open_payload(coordinator, statement)
     except KitError:

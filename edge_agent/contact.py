@@ -10,11 +10,11 @@ from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.trust import Before, Entry, News, Trust, World
-from edge_agent.witness import EXPLAIN, LogView, Milestone
+from edge_agent.witness import EXPLAIN, LogView, Milestone, vouched
 from federation.auditlog.checkpoint import Checkpoint, Receipt, claimed_size
 from federation.auditlog.events import Event, Kind
 from federation.auditlog.history import Alarm
-from kit import clock, door
+from kit import canonical, clock, door
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import keys
@@ -267,7 +267,14 @@ def _keep(home: Home, world: World, *, held: int) -> None:
     write_atomic(home.certificate_revocations, world.certificate_revocations)
     if world.authority_revocations:
         write_atomic(home.authority_revocations, world.authority_revocations)
+    write_atomic(home.vouched, _vouched(home, world))
     write_atomic(home.trust, world.trust.to_bytes())
+
+
+def _vouched(home: Home, world: World) -> bytes:
+    found = vouched(world.log, world.vouchings, witness_key(home))
+    time = clock.rfc3339(found.time) if found.time else ""
+    return canonical.encode({"needed": found.needed, "size": found.size, "time": time})
 
 
 def keep_entry(home: Home, entry: Entry) -> None:

@@ -60,6 +60,7 @@ def enrol(token: Token, request: Any, *, proxy: str = "") -> EnrolReply:
         IdentityError: what answers is not the coordinator, or could speak an older TLS.
         KitError: the coordinator refuses; its words are in the message.
     """
+    _check_place(token.pins.federation, token.enrol_address)
     root = certificates.from_der(token.pins.root_der)
     who, named = identity.coordinator(token.pins.federation), _named(token.enrol_address, proxy)
     try:
@@ -99,8 +100,10 @@ class Exchange:
         """Connect with this site's certificate, after checking that it still proves this site.
 
         Raises:
-            IdentityError: the certificate has expired or is not this site's.
+            IdentityError: the certificate has expired or is not this site's, or the demo
+                federation would be looked for on another machine (A23).
         """
+        _check_place(home.config.federation, home.config.exchange_address)
         chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
         root = certificates.from_der(home.pins.root_der)
         leaf, *others = certificates.from_pem(chain)
@@ -328,3 +331,7 @@ def _hint(error: Any) -> str | None:
 
 def _upload(reply: Any) -> UploadState:
     return UploadState(durable=reply.durable, status=messages.status(reply.blueprint))
+
+
+def _check_place(federation: str, address: str) -> None:
+    identity.check_place(federation, address.rpartition(":")[0])

@@ -173,6 +173,11 @@ class Home:
         return self.path / "state" / "log.jsonl"
 
     @property
+    def vouched(self) -> Path:
+        """How far and how lately other sites vouched for the log, at the last contact."""
+        return self.path / "state" / "vouched.json"
+
+    @property
     def first_checkpoint(self) -> Path:
         """The log's checkpoint that came with the enrolment token."""
         return self.path / "state" / "first-checkpoint.note"

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from edge_agent import contact
 from edge_agent.home import Home
-from kit import clock
+from kit import canonical, clock
 from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 from pki import certificates
@@ -69,12 +69,31 @@ def save(home: Home, path: Path, *, now: datetime, succeeded: bool) -> None:
     known = contact.known(home)
     size = known.size if known else 0
     gauge("log_entries", "Size of the newest checkpoint that was proved here.", size)
+    for name, text, value in _vouched(home):
+        gauge(name, text, value)
     sealed = [folder for folder in home.outbox.iterdir() if folder.is_dir()]
     gauge("outbox_blueprints", "Sealed blueprints kept here.", len(sealed))
     gauge("outbox_bytes", "Their size.", sum(p.stat().st_size for f in sealed for p in f.iterdir()))
     gauge("disk_free_bytes", "Free space on the disk.", shutil.disk_usage(home.path).free)
     gauge("disk_reserve_bytes", "Held back for withdrawals.", home.reserve.held_bytes)
     write_atomic(path, generate_latest(found))
+
+
+def _vouched(home: Home) -> list[tuple[str, str, float]]:
+    """Return how far and how lately as many other sites vouch as a release wants, if it wants any.
+
+    Both are 0 while they do not.
+    """
+    if not home.vouched.is_file():
+        return []
+    table = canonical.decode(home.read(home.vouched, "state of the witnesses"))
+    if not table["needed"]:
+        return []
+    time = clock.parse_rfc3339(table["time"]).timestamp() if table["time"] else 0
+    return [
+        ("log_cosigned_entries", "Entries that enough other sites cosigned.", table["size"]),
+        ("log_cosigned_timestamp_seconds", "When the last of enough other sites did.", time),
+    ]
 
 
 def _mark(home: Home) -> Path:

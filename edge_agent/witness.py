@@ -178,6 +178,30 @@ def standing(view: LogView, vouchings: Mapping[str, Vouching], own: bytes) -> st
     return words + f"; a release wants {view.history.needed(own)}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vouched:
+    """What as many other sites as a release wants (`needed`) vouch for: so many entries or more.
+
+    Each of them signed at `time` or later; None while fewer do.
+    """
+
+    needed: int
+    size: int
+    time: datetime | None
+
+
+def vouched(view: LogView, vouchings: Mapping[str, Vouching], own: bytes | None) -> Vouched:
+    """Return how far, and how lately, k of n other sites vouch for the log shown here."""
+    others = {w.pseudonym for w in view.history.others(own)}
+    counted = [v for v in vouchings.values() if v.pseudonym in others]
+    needed = view.history.needed(own)
+    if not needed or len(counted) < needed:
+        return Vouched(needed=needed, size=0, time=None)
+    sizes = sorted((v.size for v in counted), reverse=True)
+    times = sorted((v.time for v in counted), reverse=True)
+    return Vouched(needed=needed, size=sizes[needed - 1], time=times[needed - 1])
+
+
 def require_vouched(
     index: int, view: LogView, vouchings: Mapping[str, Vouching], own: bytes | None, *, what: str
 ) -> None:

@@ -3,12 +3,14 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Self
 
 from kit import canonical
 from kit.errors import FormatError
 from pki.errors import IdentityError
 
+DEMO_FEDERATION = "demo"
 _URI = re.compile(r"spiffe://([^/]+)/(site|coordinator)(?:/([^/]+))?")
 
 
@@ -62,3 +64,24 @@ def site(federation: str, name: str) -> Identity:
 def coordinator(federation: str) -> Identity:
     """Return the identity of a federation's coordinator."""
     return Identity(canonical.name(federation, what="federation"), Role.COORDINATOR)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host (a name or an address, in brackets or not) is this machine itself."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_place(federation: str, host: str) -> None:
+    """Keep the demo federation, whose secrets anybody can make, on one machine (A23).
+
+    Raises:
+        IdentityError: it would be served or reached elsewhere.
+    """
+    if federation == DEMO_FEDERATION and not is_loopback(host):
+        raise IdentityError(
+            f"the federation `{DEMO_FEDERATION}` works on loopback addresses only",
+            hint="found one with a name of your own: `coordinator init --federation NAME`",
+        )

@@ -15,6 +15,7 @@ from coordinator.cli import (
     certificates,
     founding,
     keys,
+    recipients,
     reviews,
     serving,
     sites,
@@ -84,6 +85,7 @@ GROUPS = {
     "authority": authorities.app,
     "audit": audit.app,
     "keys": keys.app,
+    "recipients": recipients.app,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

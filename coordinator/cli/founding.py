@@ -50,8 +50,9 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Found a federation: a home, and its offline keys in a folder of their own."""
-    from coordinator import ceremony, founding
+    from coordinator import founding
     from coordinator.home import CoordinatorConfig
+    from pki.identity import DEMO_FEDERATION
     from pki.tokens import TokenUri
 
     settings = CoordinatorConfig(
@@ -76,7 +77,7 @@ def init(
         token=TokenUri.parse(hsm) if hsm else None,
     )
     door.emit(result, as_json=as_json)
-    if federation != ceremony.DEMO_FEDERATION:
+    if federation != DEMO_FEDERATION:
         door.note(
             f"{PROGRAM}: `{result.roots}` must leave this machine before `serve`; `study create`"
             " needs it once more"

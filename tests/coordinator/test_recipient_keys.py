@@ -5,10 +5,20 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from coordinator import logbook, payloads, recipients, registry, reviews, revocation, submissions
+from coordinator import (
+    audit,
+    logbook,
+    payloads,
+    recipients,
+    registry,
+    reviews,
+    revocation,
+    submissions,
+)
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.state import recipient_keys
 from edge_agent import inspection
+from edge_agent import runs as agent_runs
 from federation.auditlog.events import Kind
 from federation.blueprint.approval import Decision
 from federation.blueprint.errors import RefusalError
@@ -192,3 +202,58 @@ def test_a2_a_revocation_names_what_it_cannot_reach(pending):
         )
         assert done.not_reached == falls
         assert any("backups of the key store" in line for line in falls)
+
+
+def test_a_coordinator_whose_key_store_is_gone_goes_on_with_new_keys(pending):
+    """What can no longer be opened is named, and each site sends it again at no cost."""
+    with pending.open() as coordinator:
+        before = {name: offered(coordinator, name) for name in site.LABELS}
+        size = len(logbook.events(coordinator))
+        nothing = recipients.replace_lost(coordinator)  # the positive control: all is here
+        assert (nothing.replaced, nothing.lost_blueprints) == ((), ())
+        assert len(logbook.events(coordinator)) == size
+        for file in pending.hub.joinpath("keystore").iterdir():
+            file.unlink()
+        found = recipients.replace_lost(coordinator)
+        assert found.replaced == tuple(f"{site.STUDY}/{name}" for name in site.LABELS)
+        assert found.lost_blueprints == tuple(sorted(map(pending.digest, site.LABELS)))
+        for name, [kid] in before.items():
+            assert kid in destroyed(coordinator)
+            [fresh] = offered(coordinator, name)
+            assert fresh != kid
+            assert has_seed(coordinator, fresh)
+        again = recipients.replace_lost(coordinator)
+        assert (again.replaced, len(again.lost_blueprints)) == ((), 3)
+        for digest in found.lost_blueprints:
+            assert reviews.report_lost(coordinator, digest).state == "refused"
+        assert recipients.replace_lost(coordinator).lost_blueprints == ()
+        assert audit.verify(coordinator)
+    home = pending.home("a")
+    spent = ledger_of(home)
+    with pending.serving():
+        site.visit(home)
+        assert site.submit(home).state == "received"
+        site.wait_for(lambda: site.settled(pending))
+    assert pending.states()["a"] == "pending"
+    assert ledger_of(home) == spent
+
+
+def test_a_received_payload_that_nobody_can_open_counts_as_lost(enrolled):
+    with enrolled.open() as coordinator:
+        home = enrolled.home("a")
+        blueprint = sealed(home)
+        submissions.begin(coordinator, "a", **begin_fields(home, blueprint))
+        append(coordinator, "a", blueprint.statement.digest, 0, blueprint.ciphertext)
+        submissions.commit(coordinator, "a", blueprint.statement.digest)
+        with pytest.raises(StateError, match="is here and whole"):
+            reviews.report_lost(coordinator, blueprint.statement.digest)
+        for file in enrolled.hub.joinpath("keystore").iterdir():
+            file.unlink()
+        lost = recipients.replace_lost(coordinator).lost_blueprints
+        assert lost == (blueprint.statement.digest,)
+        assert reviews.report_lost(coordinator, blueprint.statement.digest).state == "refused"
+
+
+def ledger_of(home):
+    with agent_runs.open_ledger(home) as ledger:
+        return ledger.head()

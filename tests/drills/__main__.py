@@ -8,7 +8,13 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.drills import certificates, clocks_and_logs, crashes, disks  # noqa: F401 - they register
+from tests.drills import (  # noqa: F401 - they register
+    certificates,
+    clocks_and_logs,
+    crashes,
+    crowds,
+    disks,
+)
 from tests.drills.table import DRILLS, carry_out, markdown, stages_folder
 
 
@@ -26,9 +32,10 @@ def main():
         for number, each in enumerate(chosen):
             print(f"{number + 1}/{len(chosen)}: {each.name}", file=sys.stderr, flush=True)
             outcomes.append(carry_out(each, folder / f"{number:02d}", stages))
+            if words.json:  # after each: what was seen is not lost with the machine
+                rows = [asdict(row) for row in outcomes]
+                words.json.write_text(json.dumps(rows, indent=2) + "\n")
     print(markdown(outcomes), end="")
-    if words.json:
-        words.json.write_text(json.dumps([asdict(row) for row in outcomes], indent=2) + "\n")
     failed = [row.drill for row in outcomes if not row.passed]
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed", file=sys.stderr)
     return 1 if failed or not outcomes else 0

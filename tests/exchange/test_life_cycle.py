@@ -27,7 +27,7 @@ from edge_agent.home import Home
 from federation.auditlog import pseudonyms
 from federation.auditlog.events import Kind
 from federation.rekey import Rekey, Usage
-from kit import canonical, clock
+from kit import canonical, clock, config
 from kit.errors import FormatError, KitError
 from pki import certificates, keys, lifetimes
 from pki.crl import RevocationList
@@ -397,7 +397,6 @@ def test_a_malformed_request_is_the_senders_mistake_and_not_a_stranger(federatio
 
 def test_a23_the_demo_federation_is_served_on_loopback_only(tmp_path):
     from coordinator import grpc_server
-    from coordinator.errors import StateError
 
     made = site.found(tmp_path, federation="demo")
     for listen, is_served in (("127.0.0.1", True), ("[::1]", True), ("0.0.0.0", False)):
@@ -409,8 +408,31 @@ def test_a23_the_demo_federation_is_served_on_loopback_only(tmp_path):
                 with serving:
                     pass
                 continue
-            with pytest.raises(StateError, match="loopback addresses only"), serving:
+            with pytest.raises(IdentityError, match="loopback addresses only"), serving:
                 pass
+
+
+def test_a23_a_site_looks_for_the_demo_federation_on_its_own_machine_only(tmp_path):
+    """Its token and its configuration may name another: nothing is sent there."""
+    made = site.found(tmp_path, federation="demo")
+    with made.serving() as coordinator:
+        token = site.token_file(coordinator, "a", made.folder)
+        away = made.folder / "away.token"
+        away.write_text(token.read_text().replace("127.0.0.1", "192.0.2.1"))  # RFC 5737
+        assert "192.0.2.1" in away.read_text()
+        with pytest.raises(IdentityError, match="loopback addresses only"):
+            site.ask(made.folder / "b", away)
+        enrolments.confirm(coordinator, "a", site.ask(made.folder / "a", token))
+        enrolment.enrol(made.folder / "a", None, epsilon=None, delta=None)
+        home = made.home("a")
+        assert site.visit(home)
+        near = home.config
+        for address in ("192.0.2.1:8443", "hospital.example:8443"):
+            config.save(home.config_path, dataclasses.replace(near, exchange_address=address))
+            with pytest.raises(IdentityError, match="loopback addresses only"):
+                site.visit(home)
+        config.save(home.config_path, near)
+        assert site.visit(home)
 
 
 def test_an_enrolment_notes_what_it_asked_for_before_it_asks(federation):

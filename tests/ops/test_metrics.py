@@ -105,3 +105,28 @@ def test_every_metric_is_in_the_manual(enrolled, tmp_path):
     names -= {name for name in names if name.endswith("_created")}
     assert len(names) > 20
     assert [name for name in sorted(names) if f"`{name}" not in known] == []
+
+
+def test_a5_a_site_says_how_lately_enough_others_cosigned_the_log(tmp_path):
+    federation, path = site.found(tmp_path, cosigners=2), tmp_path / "edge.prom"
+
+    def measured(home):
+        with edge_metrics.written(home, path, now=clock.utc_now()):
+            world = site.visit(home)
+        return world, figures(path.read_text())
+
+    with federation.serving() as coordinator:
+        alone = site.enrol(coordinator, federation, "a")
+        assert ("edge_agent_log_cosigned_entries",) not in measured(alone)[1]  # nobody is wanted
+        others = [site.enrol(coordinator, federation, name) for name in "bc"]
+        site.visit(others[0])
+        _, few = measured(alone)
+        assert (
+            few["edge_agent_log_cosigned_timestamp_seconds",] == 0
+            or few["edge_agent_log_cosigned_entries",]
+        )
+        began = int(time.time())
+        sizes = [site.visit(home).trust.size for home in others]
+        _, enough = measured(alone)
+    assert enough["edge_agent_log_cosigned_entries",] == min(sizes)
+    assert began <= enough["edge_agent_log_cosigned_timestamp_seconds",] <= time.time()

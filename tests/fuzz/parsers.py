@@ -7,7 +7,7 @@ behind a true signature, so that the parser is reached and not only the check be
 import io
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,20 @@ from coordinator import messages
 from edge_agent import messages as answers
 from edge_agent import trust
 from edge_agent.datasets import decode, npz
-from federation import dsse
+from federation import dsse, endorsement
 from federation.auditlog.checkpoint import Checkpoint, Receipt, cosignatures
 from federation.auditlog.events import Event, Kind, read_leaf
 from federation.blueprint import envelope, weights
 from federation.blueprint.approval import PAYLOAD_TYPE as APPROVAL_TYPE
 from federation.blueprint.approval import SCHEME, Approval, Decision
 from federation.blueprint.statement import PAYLOAD_TYPE, Statement
+from federation.delegation import Delegation
+from federation.endorsement import Endorsement
 from federation.release import onnx_lint
 from federation.release import statement as documents
 from federation.stick import index as stick
 from federation.stick import medium
-from federation.study import RecipientKey, Study
+from federation.study import RecipientKey, Reviewer, Study
 from kit import canonical
 from pki import certificates, enrolment, kem, keys, verification
 from protos import exchange_pb2 as pb
@@ -108,6 +110,33 @@ def _read_approval(data: bytes) -> None:
     key = _WORLD.reviewer_keys[0]
     signed = dsse.sign(data, APPROVAL_TYPE, key, keyid=canonical.digest(keys.public_bytes(key)))
     Approval.verify(signed, study=_WORLD.study, blueprint=DIGEST)
+
+
+def _word() -> Endorsement:
+    return Endorsement(
+        federation=federation.NAME,
+        site="a",
+        reviewer="reviewer-0",
+        public_key=DIGEST,
+        time="2026-01-31T12:00:00Z",
+    )
+
+
+def _endorsed() -> Reviewer:
+    return _word().sign(_WORLD.a.signing_key, _WORLD.a.signing_chain[0])
+
+
+def _read_endorsed(data: bytes) -> None:
+    found, known = endorsement.from_file(data), (_WORLD.a.keyid,)
+    Endorsement.verify(found, federation=federation.NAME, known=known)
+
+
+def _read_endorsement(data: bytes) -> None:
+    """Read a word that a site truly signed, whatever it says."""
+    signer, kind = _WORLD.a, endorsement.PAYLOAD_TYPE
+    signed = documents.sign(data, kind, signer.signing_key, signer.signing_chain[0])
+    reviewer = replace(_endorsed(), endorsement=canonical.b64encode(signed))
+    Endorsement.verify(reviewer, federation=federation.NAME, known=(signer.keyid,))
 
 
 def _read_npz(data: bytes) -> None:
@@ -249,6 +278,16 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
     ),
     "certificate chain": (_read_chain, lambda: certificates.pem(*_WORLD.a.signing_chain)),
     "study manifest": (Study.from_bytes, _WORLD.study.to_bytes),
+    "manifest with endorsed reviewers": (
+        Study.from_bytes,
+        lambda: replace(_WORLD.study, quorum=1, reviewers=(_endorsed(),)).to_bytes(),
+    ),
+    "endorsed reviewer": (_read_endorsed, lambda: endorsement.to_file(_endorsed())),
+    "endorsement": (_read_endorsement, lambda: _word().to_bytes()),
+    "delegation": (
+        Delegation.from_bytes,
+        lambda: Delegation.of(_WORLD.study, bytes(32), now=NOW, days=30).to_bytes(),
+    ),
     "recipient key": (
         RecipientKey.from_bytes,
         lambda: RecipientKey(

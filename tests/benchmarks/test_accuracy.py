@@ -11,6 +11,8 @@ import pytest
 from benchmarks.accuracy import datasets
 from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.datasets import deal, load, read_idx
+from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.record import Record
 from kit.errors import FormatError, KitError
 
 CHEAP = ["--methods", "dp-head,centralized", "--quick", "--dataset", "digits", "--clients", "3"]
@@ -128,6 +130,14 @@ def test_the_table_shows_what_was_measured_and_never_what_was_not(
     shown = capsys.readouterr().out.splitlines()[-1]
     assert shown.count("stale") == 1
     assert shown.count("not run") == 7
+
+
+def test_the_figures_kept_here_are_a_record_of_known_methods() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "figures.jsonl"
+    assert Record(path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {row["cell"]["method"] for row in rows} <= set(METHODS)
+    assert len({json.dumps(row["cell"]) for row in rows}) == len(rows)  # one figure a cell
 
 
 def test_a_set_that_is_not_there_is_skipped_in_one_line_and_the_rest_is_measured(

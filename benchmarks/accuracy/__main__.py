@@ -139,7 +139,10 @@ class _Benchmark:
         figures: dict[str, Any] = {"refused": refused}
         if refused is None:
             federation = _deal(dataset, cell)
-            figures = method.measure(federation, cell, self._work, self._options.workers)
+            try:
+                figures = method.measure(federation, cell, self._work, self._options.workers)
+            except KitError as error:  # a noisy count may find too few units at a hospital
+                figures = {"refused": str(error)}
         figures |= {"cpu_s": cpu_seconds(started), "commit": _commit()}
         self._record.add(cell, settings, figures)
         door.note(json.dumps(cell.to_table() | figures))

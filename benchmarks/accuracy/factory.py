@@ -3,6 +3,7 @@
 Everything is the product's own code but the exchange, which changes no bit.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,10 +21,12 @@ from benchmarks.accuracy.cells import DELTA
 from benchmarks.accuracy.datasets import Federation, Outline, image_units
 from benchmarks.baselines import SiteData, score
 from edge_agent.datasets.examples import Cohort
+from edge_agent.training import loop
 from edge_agent.training import run as training
 from edge_agent.training.folder import WEIGHTS
 from edge_agent.training.plan import PrivacyPlan, plan_for
 from edge_agent.training.recipe import Recipe, recipe_for
+from edge_agent.training.trainers import trainer_of
 from federation.blueprint import weights
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.generator import architecture as networks
@@ -41,7 +44,7 @@ from kit import seeds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactoryPlan:
-    """What the study and the operators choose; None takes the kit's preset."""
+    """What the study and the operators choose; None takes the kit's preset for diffusion."""
 
     preset: str | None = None
     steps: int | None = None
@@ -84,6 +87,7 @@ def settings(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> dict
         "architecture": architecture.to_table(),
         "network": asdict(networks.preset_of(architecture)),
         "recipe": asdict(_recipe(architecture, epsilon)),
+        "trainer": _constants(architecture),
         "steps": plan.steps,
         "build": asdict(study.build),
         "privacy": [None if p is None else p.to_table() for p in plans],
@@ -126,6 +130,15 @@ def run(
         build_s=round(time.process_time() - started, 1),
         bytes=size,
     )
+
+
+def _constants(architecture: networks.Architecture) -> dict[str, Any]:
+    """Return the figures that the kind's trainer keeps in its module, where it is not `loop`."""
+    module = sys.modules[trainer_of(architecture).train.__module__]
+    if module is loop:
+        return {}
+    figures = (int, float, tuple)
+    return {k: v for k, v in vars(module).items() if k.isupper() and isinstance(v, figures)}
 
 
 def study_for(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> Study:
@@ -212,7 +225,8 @@ def _privacy_plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPl
 
 @cache
 def _plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan:
-    return plan_for(study, n_declared=n_declared, unit=Unit.IMAGE, steps=steps)
+    preset = trainer_of(_architecture(study)).private_preset(n_declared)
+    return plan_for(study, n_declared=n_declared, unit=Unit.IMAGE, preset=preset, steps=steps)
 
 
 def _shards(

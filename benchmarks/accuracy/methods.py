@@ -21,6 +21,7 @@ from federation.learning.downstream import train as classifier_training
 from federation.learning.downstream.metrics import Metrics, evaluate
 
 _QUICK_STEPS = 2
+_STATISTICS_PRESET = "moments"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,21 @@ def _factory_measure(
         "exchanges": 1,
         "bytes": outcome.bytes,
     }
+
+
+def _by_statistics(work: Work) -> Work:
+    """Return the same work with the generator of class statistics, which has no steps to choose."""
+    return replace(work, factory=replace(work.factory, preset=_STATISTICS_PRESET, steps=None))
+
+
+def _statistics_settings(outline: Outline, cell: Cell, work: Work) -> dict[str, Any]:
+    return _factory_settings(outline, cell, _by_statistics(work))
+
+
+def _statistics_measure(
+    federation: Federation, cell: Cell, work: Work, workers: int
+) -> dict[str, Any]:
+    return _factory_measure(federation, cell, _by_statistics(work), workers)
 
 
 def _centralized_settings(_o: Outline, _c: Cell, work: Work) -> dict[str, Any]:
@@ -271,6 +287,13 @@ METHODS = {
         is_federated=True,
         settings=_factory_settings,
         measure=_factory_measure,
+    ),
+    "ours-statistics": Method(
+        title="ours (statistics)",
+        is_private=True,
+        is_federated=True,
+        settings=_statistics_settings,
+        measure=_statistics_measure,
     ),
     "dp-head": Method(
         title="DP linear head",

@@ -31,6 +31,7 @@ COLUMNS: tuple[tuple[str, str, str, _Format], ...] = (
     ("ours, %", "ours", "accuracy", _percent),
     ("balanced", "ours", "balanced_accuracy", _percent),
     ("AUROC", "ours", "auroc", _area),
+    ("ours (statistics)", "ours-statistics", "accuracy", _percent),
     ("DP linear head", "dp-head", "accuracy", _percent),
     ("DP-FedAvg", "dp-fedavg", "accuracy", _percent),
     ("FedAvg once", "fedavg-once", "accuracy", _percent),
@@ -74,7 +75,8 @@ def _cell(line: Line, method: str, figure: str, write: _Format) -> str:
     values = [row[figure] for row in found if row.get(figure) is not None]
     if not values:
         return f"refused ({len(found)})"
-    return spread(values, write)
+    refused = len(found) - len(values)
+    return spread(values, write) + (f", {refused} refused" if refused else "")
 
 
 def spread(values: Iterable[float], write: _Format) -> str:

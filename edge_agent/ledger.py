@@ -32,6 +32,7 @@ from typing import Any, Literal, Self
 
 from edge_agent.ledger_entries import (
     Budget,
+    GateVerdict,
     LedgerRun,
     LedgerStatus,
     Trials,
@@ -48,7 +49,15 @@ from kit import canonical
 from kit.errors import FormatError, KitError
 from kit.files import os_errors
 
-__all__ = ["Budget", "Ledger", "LedgerRun", "LedgerStatus", "Reservation", "Trials"]
+__all__ = [
+    "Budget",
+    "GateVerdict",
+    "Ledger",
+    "LedgerRun",
+    "LedgerStatus",
+    "Reservation",
+    "Trials",
+]
 
 SCHEMA_VERSION = 1
 WAIT_FOR_LOCK_S = 30.0
@@ -284,6 +293,17 @@ class Ledger:
         with self._reading():
             return self._hash.hex(), self._counter
 
+    def record_verdict(self, verdict: GateVerdict) -> None:
+        """Remember what the gate said of some weights; the same again changes nothing."""
+        with self._writing():
+            if verdict not in self._verdicts(verdict.weights):
+                self._append(verdict.entry())
+
+    def verdicts(self, weights: str) -> tuple[GateVerdict, ...]:
+        """Return everything that the gate ever said of weights of this SHA-256, oldest first."""
+        with self._reading():
+            return self._verdicts(weights)
+
     def has(self, head: str, counter: int) -> bool:
         """Say whether the chain had this hash (hexadecimal) after `counter` entries."""
         with self._reading():
@@ -507,6 +527,12 @@ class Ledger:
                 f"run `{run_id}` is in the ledger with other privacy settings",
                 hint="use the settings it was started with, or start a new run",
             )
+
+    def _verdicts(self, weights: str) -> tuple[GateVerdict, ...]:
+        rows = self._db.execute(
+            "SELECT body FROM entries WHERE instr(body, ?) ORDER BY counter", (weights.encode(),)
+        )
+        return tuple(GateVerdict.of_entry(canonical.decode(self._blob(row))) for row in rows)
 
     def _known(self, run_id: str) -> LedgerRun:
         if run_id not in self._runs:

@@ -2,17 +2,17 @@
 
 Pure rules over bytes; `edge_agent.ledger` keeps the file.
 
-- An entry is canonical JSON of kind `reserve`, `unbounded`, `charge` or `settle`.
+- An entry is canonical JSON of kind `reserve`, `unbounded`, `charge`, `settle` or `gate`.
 - `H_i = SHA-256(H_{i-1} || body_i)` and `H_0 = SHA-256("ledger" || random id)`.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -83,6 +83,35 @@ class Trials:
 
     runs: tuple[str, ...]
     epsilon: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVerdict:
+    """What the gate said of some weights: their SHA-256, its report's, and whether they passed."""
+
+    weights: str
+    report: str
+    passed: bool
+
+    def entry(self) -> dict[str, Any]:
+        """Return the ledger's entry."""
+        return {"kind": "gate"} | asdict(self)
+
+    @classmethod
+    def of_entry(cls, entry: dict[str, Any]) -> Self:
+        """Read what `entry` wrote.
+
+        Raises:
+            FormatError: a field is missing or unknown.
+        """
+        table = canonical.fields(entry, {"kind", *cls.__slots__}, what="gate verdict")
+        if not isinstance(table["passed"], bool):
+            raise FormatError("gate verdict is not true or false")
+        return cls(
+            weights=canonical.sha256_hex(table["weights"], what="weights digest"),
+            report=canonical.sha256_hex(table["report"], what="report digest"),
+            passed=table["passed"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +221,9 @@ def apply(runs: dict[str, LedgerRun], body: bytes) -> None:
     """
     entry = canonical.decode(body)
     try:
+        if entry["kind"] == "gate":  # spends nothing; `Ledger.verdicts` reads it
+            GateVerdict.of_entry(entry)
+            return
         run_id = entry["run"]
         if entry["kind"] == "charge":
             run = runs[run_id]

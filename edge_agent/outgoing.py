@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent import runs
+from edge_agent.gate import examination
 from edge_agent.home import Home
-from edge_agent.runs import GATE
-from edge_agent.training.folder import ARCHITECTURE, OPTIONS, PRIVACY, WEIGHTS
+from edge_agent.training.folder import ARCHITECTURE, GATE, OPTIONS, PRIVACY, WEIGHTS
 from federation.blueprint import limits
 from federation.blueprint.privacy import (
     NO_MECHANISM,
@@ -43,7 +43,7 @@ def of_run(home: Home, run: str) -> Outgoing:
     """Gather what would leave for a finished run.
 
     Raises:
-        KitError: there is no finished run of this name.
+        KitError: there is no finished run of this name, or the gate was asked about other weights.
     """
     folder = home.run(run)
     runs.require_not_erased(folder, run)
@@ -55,6 +55,12 @@ def of_run(home: Home, run: str) -> Outgoing:
         raise KitError(f"run `{run}` belongs to a study that this site does not know")
     with runs.open_ledger(home) as ledger:
         head, counter = ledger.head()
+        verdict = examination.standing(folder, ledger)
+    if verdict is None:
+        raise KitError(
+            f"the gate of run `{run}` was not asked about these very weights",
+            hint="run the same `edge-agent train` again: it asks the gate and trains no more",
+        )
     declared = set(options["declared_labels"])
     privacy = runs.read_json(folder / PRIVACY)
     return Outgoing(
@@ -68,10 +74,7 @@ def of_run(home: Home, run: str) -> Outgoing:
             ledger_head=head,
             ledger_counter=counter,
         ),
-        gate=Gate(
-            passed=bool(runs.read_json(folder / GATE)["passed"]),
-            report=canonical.digest(home.read(folder / GATE, "gate report")),
-        ),
+        gate=Gate(passed=verdict.passed, report=verdict.report),
     )
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent import ledger_mark
 from edge_agent.erased import Erased
+from edge_agent.gate import examination
+from edge_agent.gate.examination import Subjects
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
-from edge_agent.training.folder import ARCHITECTURE, ERASED, OPTIONS, WEIGHTS
+from edge_agent.training.folder import ERASED, HELD_OUT, OPTIONS
 from federation.study import Study
 from kit import canonical
 from kit.errors import KitError
@@ -21,11 +23,11 @@ from kit.files import write_atomic
 if TYPE_CHECKING:
     from edge_agent.datasets.examples import Cohort
     from edge_agent.training.crew import Crew
+    from edge_agent.training.held_out import Coins
     from edge_agent.training.plan import PrivacyPlan
     from federation.learning.generator.architecture import Architecture
 
-RUN, DATA_REPORT, GATE = "run.json", "data-report.json", "gate.json"
-GATE_SAMPLES_PER_CLASS = 64
+RUN, DATA_REPORT = "run.json", "data-report.json"
 MAX_JSON_BYTES = 1 << 24
 
 
@@ -41,6 +43,7 @@ class Request:
     preset: str
     without_privacy: bool
     steps: int | None
+    held_out: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ def train(
         InterruptedRunError: ctrl-C; the same call goes on.
     """
     from edge_agent.datasets.load import load_cohort
+    from edge_agent.training import held_out
     from edge_agent.training import run as training
     from edge_agent.training.trainers import trainer_of
     from federation.learning.generator.architecture import architecture_for
@@ -122,6 +126,8 @@ def train(
     _write_json(folder / DATA_REPORT, report.to_table())
     preset = request.preset or study.architectures[0].preset
     architecture = architecture_for(study, preset)
+    coins = _coins(home, folder, run_id, cohort, request)
+    trained, sitting_out = held_out.divide(cohort, coins)
     with open_ledger(home) as ledger:
         _settle_given_up(home, ledger, tell)
         plan, account = None, None
@@ -129,9 +135,12 @@ def train(
             plan = _plan(home, folder, run_id, study, architecture, cohort, ledger, request)
             tell(trainer_of(architecture).reason(plan))
         options = training.TrainOptions(
-            declared_labels=request.labels, plan=plan, steps=request.steps
+            declared_labels=request.labels,
+            plan=plan,
+            held_out=len(coins.excluded),
+            steps=request.steps,
         )
-        training.check(study, architecture, cohort, options)  # refused runs reserve nothing
+        training.check(study, architecture, trained, options)  # refused runs reserve nothing
         if plan is None:
             ledger.mark_unbounded(run_id, cohort.account_keys(), now)
         else:
@@ -145,12 +154,13 @@ def train(
             )
         ledger_mark.advance(home.ledger_mark, ledger)
         result = training.train_run(
-            folder, study, architecture, cohort, options, account, crew=crew
+            folder, study, architecture, trained, options, account, crew=crew
         )
         if account is not None:
             ledger.settle(run_id)
+        subjects = Subjects(trained=trained, held_out=sitting_out, included=coins.included)
+        passed = _gate(home, folder, study, request.labels, subjects, ledger, tell)
         ledger_mark.advance(home.ledger_mark, ledger)
-    passed = _gate(folder, study, cohort, request.labels, tell)
     return Outcome(
         run=request.run,
         folder=folder,
@@ -241,50 +251,43 @@ def _plan(
     )
 
 
+def _coins(home: Home, folder: Path, run_id: str, cohort: "Cohort", request: Request) -> "Coins":
+    """Return who sits the run out; nobody in one that was started before coins were tossed."""
+    from edge_agent.training import held_out
+
+    if not (folder / OPTIONS).is_file():  # nothing was trained yet: an earlier try was refused
+        (folder / HELD_OUT).unlink(missing_ok=True)
+    elif not (folder / HELD_OUT).is_file():
+        return held_out.Coins(share=0.0)
+    return held_out.tossed(
+        folder / HELD_OUT,
+        cohort.units,
+        request.held_out,
+        secret=home.unit_secret(),
+        run_id=run_id,
+    )
+
+
 def _gate(
+    home: Home,
     folder: Path,
     study: Study,
-    cohort: "Cohort",
     labels: tuple[str, ...],
+    subjects: Subjects,
+    ledger: Ledger,
     tell: Callable[[str], None],
 ) -> bool:
     """Test the very weights that would leave; the verdict leaves, the scores stay."""
-    path = folder / GATE
-    if path.is_file():
-        return bool(read_json(path)["passed"])
-    from edge_agent import gate
-
-    samples, sample_labels = _samples(folder, study, labels)
-    report = gate.check(samples, sample_labels, cohort)
-    for check in report.checks:
-        tell(f"gate: {'passed' if check.passed else 'FAILED'}: {check.words}")
-    _write_json(path, report.to_table() | {"salt": secrets.token_hex(16)})
-    return report.passed
-
-
-def _samples(folder: Path, study: Study, labels: tuple[str, ...]) -> tuple[Any, Any]:
-    import torch
-
-    from federation.blueprint import weights
-    from federation.learning.generator import architecture as networks
-    from federation.learning.generator.sampler import sample
-
-    table = canonical.decode((folder / ARCHITECTURE).read_bytes())
-    architecture = networks.Architecture.from_table(table)
-    network = networks.build_network(architecture)
-    data = (folder / WEIGHTS).read_bytes()
-    networks.load_weights(network, weights.read(data, networks.expected_tensors(architecture)))
-    indices = [study.classes.index(label) for label in study.classes if label in labels]
-    wanted = torch.tensor(indices).repeat_interleave(GATE_SAMPLES_PER_CLASS)
-    images = sample(
-        network,
-        architecture,
-        wanted,
-        seed=secrets.randbits(62),
-        steps=study.build.sampler_steps,
-        batch_size=GATE_SAMPLES_PER_CLASS,
-    )
-    return images.numpy(), wanted.numpy()
+    found = examination.standing(folder, ledger)
+    if found is not None:
+        return found.passed
+    report = examination.examine(folder, study, labels, subjects, home.unit_secret())
+    for line in json.loads(report)["lines"]:
+        tell(f"gate: {line}")
+    passed = examination.settle(folder, report, ledger)
+    if not passed and json.loads(report)["passed"]:
+        tell("gate: FAILED: the ledger remembers that these weights failed before")
+    return passed
 
 
 def named(home: Home, study_name: str, run: str) -> str:

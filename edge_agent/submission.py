@@ -22,7 +22,7 @@ from edge_agent.home import Home
 from edge_agent.messages import Announcement
 from edge_agent.outbox import CIPHERTEXT, ENVELOPE, RUN, WRAPPED
 from edge_agent.outgoing import Outgoing, is_finished, of_run
-from edge_agent.runs import GATE
+from edge_agent.training.folder import GATE
 from edge_agent.trust import StatusNews, check_status, open_delegation, open_recipient_key
 from federation.blueprint.envelope import Claims, Seal, seal_stream
 from federation.blueprint.statement import (

@@ -10,6 +10,7 @@ import torch
 from coordinator.intake import limited
 from federation.blueprint import envelope, weights
 from federation.blueprint.statement import WEIGHTS, Statement
+from federation.learning.downstream.support import support_estimate
 from federation.learning.generator import network as _network  # noqa: F401 - loads diffusers
 from federation.learning.generator.architecture import (
     Architecture,
@@ -70,7 +71,7 @@ def check(arrays: weights.Arrays, statement: Statement, study: Study, secret: by
             batch_size=SAMPLES_PER_CLASS,
         ).numpy()
         federated_factory.check_samples(images)
-        support = federated_factory.support_estimate(images)
+        support = support_estimate(images)
         if support.distinct < MINIMUM_DISTINCT:
             raise KitError(
                 f"only {support.distinct} of {support.samples} samples of a class are different"

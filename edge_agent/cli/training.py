@@ -26,6 +26,12 @@ def train(
     steps: Annotated[
         int | None, typer.Option(help="Training steps, instead of the preset's.")
     ] = None,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            help="Chance of every unit to sit out, 0 to 0.5: whom the gate compares with. Private."
+        ),
+    ] = 0.1,
     without_privacy: Annotated[
         bool,
         typer.Option("--without-privacy", help="Only where the study allows personal data."),
@@ -53,6 +59,7 @@ def train(
         preset=preset,
         without_privacy=without_privacy,
         steps=steps,
+        held_out=held_out,
     )
     with crew.led() as those:
         result = runs.train(

@@ -29,7 +29,10 @@ class Cohort:
 
     def only(self, classes: NDArray[np.int64]) -> Self:
         """Return the cohort of these classes' images; a unit that has none of them is not in it."""
-        kept = np.flatnonzero(np.isin(self.labels, classes))
+        return self.part(np.flatnonzero(np.isin(self.labels, classes)))
+
+    def part(self, kept: NDArray[np.int64]) -> Self:
+        """Return the images at these positions, in this order."""
         return replace(
             self,
             images=self.images[kept],

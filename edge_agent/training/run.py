@@ -67,12 +67,14 @@ class TrainOptions:
     Attributes:
         declared_labels: the site's classes; what leaves depends on this list, not on the images.
         plan: the privacy plan; None trains without privacy.
+        held_out: units of this site that sit the run out; they count towards the declared number.
         flip: mirror images at random; off because left and right differ in a patient.
         steps: steps without privacy, instead of the recipe's; a plan has its own.
     """
 
     declared_labels: tuple[str, ...]
     plan: PrivacyPlan | None
+    held_out: int = 0
     flip: bool = False
     steps: int | None = None
 
@@ -179,7 +181,7 @@ def check(study: Study, architecture: Architecture, cohort: Cohort, options: Tra
         raise KitError(
             f"the plan protects a {options.plan.unit}, the data name {cohort.unit_kind}s"
         )
-    if len(set(cohort.units)) < options.plan.n_declared:
+    if len(set(cohort.units)) + options.held_out < options.plan.n_declared:
         raise KitError(
             f"the site has fewer {options.plan.unit}s than the {options.plan.n_declared} declared",
             hint="declare a lower bound that the usable images meet; see the data report",

@@ -174,6 +174,7 @@ REQUEST = agent_runs.Request(
     preset="tiny",
     without_privacy=False,
     steps=1,
+    held_out=0.1,
 )
 TRAIN = {"now": clock.utc_now(), "tell": lambda _: None}
 

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 
 import pytest
@@ -329,14 +328,31 @@ def test_a_newer_statement_replaces_an_upload_that_was_given_up(enrolled):
 def test_a_run_whose_gate_failed_does_not_leave(enrolled):
     home = enrolled.home("a")
     with enrolled.serving() as coordinator:
+        assert begin(coordinator, home, sealed(home)).state == "receiving"
         gate = home.run(site.STUDY) / "gate.json"
-        passed = gate.read_text()
-        gate.write_text(passed.replace("true", "false"))
+        passed = gate.read_bytes()
+        runs.give_verdict(home, site.STUDY, passed=False)
         with pytest.raises(KitError, match="did not pass; nothing leaves"):
             site.submit(home)
         assert not list(home.outbox.iterdir())
-        failed = dataclasses.replace(sealed(home))
         with pytest.raises(RefusalError, match="step 13"):
-            begin(coordinator, home, failed)
-        gate.write_text(passed)
-        assert begin(coordinator, home, sealed(home)).state == "receiving"
+            begin(coordinator, home, sealed(home))
+        gate.write_bytes(passed)  # weights that failed once have failed
+        with pytest.raises(KitError, match="did not pass; nothing leaves"):
+            site.submit(home)
+
+
+def test_a_gate_report_that_the_ledger_does_not_know_counts_for_nothing(enrolled):
+    home = enrolled.home("a")
+    gate = home.run(site.STUDY) / "gate.json"
+    passed = gate.read_bytes()
+    with enrolled.serving():
+        for other in (passed.replace(b"[]", b'["edited"]'), passed.replace(b"true", b"false")):
+            gate.write_bytes(other)
+            with pytest.raises(KitError, match="was not asked about these very weights"):
+                site.submit(home)
+        gate.unlink()
+        with pytest.raises(KitError, match="is not finished"):
+            site.submit(home)
+        gate.write_bytes(passed)
+        assert site.submit(home).state == "received"

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import torch
 
-from edge_agent.runs import GATE
+from edge_agent.gate import examination
+from edge_agent.runs import open_ledger
 from edge_agent.training import run as training
 from edge_agent.training.plan import plan_for
 from federation.blueprint import weights
 from federation.learning.generator import architecture as networks
 from kit import canonical
+from kit.files import sha256_file
 
 DECLARED_COUNT, STEPS = 60, 4
 
@@ -27,12 +29,21 @@ def write_run(home, study, labels, *, name=None, seed=1, private=True, tensors=N
     tensors = random_tensors(architecture, study, labels, seed=seed) if tensors is None else tensors
     options = {"study": study.digest, "declared_labels": list(labels)}
     privacy = training.privacy_table(plan, study.privacy.unit)
-    gate = {"passed": True, "checks": [], "salt": "00" * 16}
-    for file, table in ((training.OPTIONS, options), (training.PRIVACY, privacy), (GATE, gate)):
+    for file, table in ((training.OPTIONS, options), (training.PRIVACY, privacy)):
         (folder / file).write_text(json.dumps(table))
     (folder / training.ARCHITECTURE).write_bytes(canonical.encode(architecture.to_table()))
     (folder / training.WEIGHTS).write_bytes(weights.write(tensors))
+    give_verdict(home, name)
     return name
+
+
+def give_verdict(home, name, *, passed=True):
+    """Let the gate have said this of a run's weights."""
+    folder = home.run(name)
+    digest = sha256_file(folder / training.WEIGHTS)
+    report = {"passed": passed, "checks": [], "weights": digest, "salt": "00" * 16}
+    with open_ledger(home) as ledger:
+        examination.settle(folder, json.dumps(report).encode(), ledger)
 
 
 def random_tensors(architecture, study, labels, *, seed):
@@ -57,3 +68,4 @@ def change_one_weight(home, name, table):
     path.write_bytes(weights.write(tensors))
     after = path.read_bytes()
     assert sum(x != y for x, y in zip(before, after, strict=True)) == 1
+    give_verdict(home, name)

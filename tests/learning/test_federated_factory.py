@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from federation.learning.downstream.support import support_estimate
 from federation.learning.generator.architecture import Architecture, build_network
 from federation.learning.methods.federated_factory import (
     SHARD_BATCH,
@@ -15,7 +16,6 @@ from federation.learning.methods.federated_factory import (
     from_bytes,
     release_model,
     shard,
-    support_estimate,
     to_bytes,
 )
 from kit.errors import KitError

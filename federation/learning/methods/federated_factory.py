@@ -31,19 +31,16 @@ import torch
 from torch import nn
 
 from federation.learning.downstream.numerics import deterministic_algorithms
-from federation.learning.downstream.support import support_size
+from federation.learning.downstream.support import Samples
 from federation.learning.downstream.train import TrainedClassifier, train_classifier
 from federation.learning.generator.architecture import Architecture
 from federation.learning.generator.sampler import sample
 from kit.errors import KitError
 
 SHARD_BATCH = 64  # images the sampler sees at once: part of the bits, never an option
-DUPLICATE_RMS = 0.02  # of the intensity range: two samples this near are one image seen twice
 CONSTANT_STD = 0.01  # of the intensity range: an image flatter than this shows nothing
-MAX_SUPPORT_SAMPLES = 4096  # the estimate compares all pairs
 
 Shard = npt.NDArray[np.uint8]
-Samples = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,64 +162,6 @@ def release_model(
         labels=tuple(classes[index] for index in present),
         shards=tuple(sum(1 for index, _ in shards if index == p) for p in present),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupportEstimate:
-    """How many different images a generator seems able to draw.
-
-    `support` is None when every sample was different: it is then too large to be measured.
-    """
-
-    samples: int
-    distinct: int
-    support: float | None
-
-    def replays(self, declared_images: int, *, flips: bool = False) -> bool:
-        """Whether the support is within 4 times the declared images (twice that with flips)."""
-        limit = 4 * declared_images * (2 if flips else 1)
-        return self.support is not None and self.support <= limit
-
-
-def support_estimate(images: Samples, *, duplicate_rms: float = DUPLICATE_RMS) -> SupportEstimate:
-    """Estimate the support M from n samples of which D are distinct: D = M (1 - (1 - 1/M)^n).
-
-    Samples nearer than `duplicate_rms` (root mean square over pixels, of the intensity range) are
-    joined, and D counts the joined groups. It needs no private image. A generator that replays
-    its training set gives M near the number of training images.
-
-    Args:
-        images: [n, C, H, W] of one class, uint8 or float32 in [-1, 1], 2 to 4096 of them.
-        duplicate_rms: distance under which two samples count as one image.
-
-    Raises:
-        KitError: the number of images is out of range.
-    """
-    if not 2 <= len(images) <= MAX_SUPPORT_SAMPLES:
-        raise KitError(f"the support estimate takes 2 to {MAX_SUPPORT_SAMPLES} images")
-    distinct = _count_groups(images, duplicate_rms)
-    support = None if distinct == len(images) else support_size(len(images), distinct)
-    return SupportEstimate(samples=len(images), distinct=distinct, support=support)
-
-
-def _count_groups(images: Samples, duplicate_rms: float) -> int:
-    """Count the connected components of the graph that joins near images."""
-    flat = _as_float(images).reshape(len(images), -1).astype(np.float64) / 2
-    squares = (flat**2).sum(axis=1)
-    limit = duplicate_rms**2 * flat.shape[1]
-    near = squares[:, None] + squares[None, :] - 2 * flat @ flat.T <= limit
-    unseen = np.ones(len(images), dtype=bool)
-    groups = 0
-    for start in range(len(images)):
-        if not unseen[start]:
-            continue
-        groups += 1
-        frontier = np.zeros(len(images), dtype=bool)
-        frontier[start] = True
-        while frontier.any():
-            unseen &= ~frontier
-            frontier = near[frontier].any(axis=0) & unseen
-    return groups
 
 
 def _as_float(images: Samples) -> npt.NDArray[np.float32]:

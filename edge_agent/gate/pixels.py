@@ -1,0 +1,65 @@
+"""Euclidean distances between small images, in bounded memory; no torch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.datasets.examples import Cohort
+
+MAX_SIDE_PX = 32  # larger images are averaged down: copies stay copies, at a fraction of the work
+MAX_REFERENCES = 2_000  # images that calibrate a quantile; more change it little
+_CHUNK_VALUES = 1 << 24  # distances held at once: 64 MB
+
+
+class UnitImages:
+    """The images of a cohort, grouped by unit, mirrored ones beside them."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        names = sorted(set(cohort.units))
+        number = {unit: index for index, unit in enumerate(names)}
+        owner = np.array([number[unit] for unit in cohort.units])
+        order = np.argsort(owner, kind="stable")
+        self.owner = np.repeat(owner[order], 2)
+        images, mirrored = flat(cohort.images), flat(cohort.images[..., ::-1])
+        pairs = np.stack([images[order], mirrored[order]], axis=1)  # a run may be one with flips
+        self._flat = pairs.reshape(-1, images.shape[1])
+        self._starts = np.flatnonzero(np.r_[True, np.diff(self.owner) > 0])
+        self.units = len(names)
+
+    def to_units(self, images: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield slices of flat `images` and their distances to the nearest image of every unit."""
+        for part, found in distances(images, self._flat):
+            yield part, np.minimum.reduceat(found, self._starts, axis=1)
+
+    def leave_one_out(self) -> Iterator[NDArray[np.float32]]:
+        """Yield distances of these images to every other unit; infinite to their own."""
+        step = max(1, -(-len(self.owner) // (2 * MAX_REFERENCES))) * 2  # unmirrored rows only
+        asked, owner = self._flat[::step], self.owner[::step]
+        for part, found in self.to_units(asked):
+            found[np.arange(len(found)), owner[part]] = np.inf
+            yield found
+
+
+def flat(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return float32 [n, values] of images averaged down to `MAX_SIDE_PX` or less."""
+    n, channels, height, width = images.shape
+    tall, wide = -(-height // MAX_SIDE_PX), -(-width // MAX_SIDE_PX)
+    if tall > 1 or wide > 1:
+        rows, columns = height // tall, width // wide
+        cut = images[..., : rows * tall, : columns * wide]
+        images = cut.reshape(n, channels, rows, tall, columns, wide).mean(axis=(3, 5))
+    return np.ascontiguousarray(images.reshape(n, -1), dtype=np.float32)
+
+
+def distances(
+    a: NDArray[np.float32], b: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield slices of flat `a` and their Euclidean distances to all of `b`, in bounded blocks."""
+    squares = np.einsum("ij,ij->i", b, b)
+    rows = max(1, _CHUNK_VALUES // max(1, len(b)))
+    for start in range(0, len(a), rows):
+        block = a[start : start + rows]
+        norms = np.einsum("ij,ij->i", block, block)
+        gram = norms[:, None] + squares[None] - 2 * (block @ b.T)
+        yield slice(start, start + len(block)), np.sqrt(np.maximum(gram, 0))

@@ -22,7 +22,7 @@ from edge_agent import recovery as site_recovery
 from edge_agent.errors import TrustError
 from federation.auditlog.recovery import Recovery, read
 from kit.errors import FormatError, KitError
-from pki import keys
+from pki import certificates, keys
 from tests.fakes import site
 from tests.fakes.records import submit
 from tests.fakes.terminal import Terminal
@@ -123,7 +123,7 @@ def replay(federation, digest):
     home = federation.home("a")
     with federation.open() as coordinator, coordinator.state.read() as tx:
         row = registry.find_study(tx, site.STUDY)
-        chain = contact.certificates.from_pem(home.read(home.signing_chain, "chain"))
+        chain = certificates.from_pem(home.read(home.signing_chain, "chain"))
         used = submissions._expectations(coordinator, tx, "a", row.digest, chain).used_digests
     if digest in used:
         raise KitError("used before")

@@ -25,7 +25,7 @@ from edge_agent.training import loop
 from edge_agent.training import run as training
 from edge_agent.training.folder import WEIGHTS
 from edge_agent.training.plan import PrivacyPlan, plan_for
-from edge_agent.training.recipe import Recipe, recipe_for
+from edge_agent.training.recipe import recipe_for
 from edge_agent.training.trainers import trainer_of
 from federation.blueprint import weights
 from federation.learning.downstream.metrics import Metrics
@@ -86,7 +86,7 @@ def settings(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> dict
     return {
         "architecture": architecture.to_table(),
         "network": asdict(networks.preset_of(architecture)),
-        "recipe": asdict(_recipe(architecture, epsilon)),
+        "recipes": [asdict(recipe_for(architecture, plan=p)) for p in plans],
         "trainer": _constants(architecture),
         "steps": plan.steps,
         "build": asdict(study.build),
@@ -211,10 +211,6 @@ def _train(
 
 def _architecture(study: Study) -> networks.Architecture:
     return networks.architecture_for(study, study.architectures[0].preset)
-
-
-def _recipe(architecture: networks.Architecture, epsilon: float | None) -> Recipe:
-    return recipe_for(architecture, is_private=epsilon is not None)
 
 
 def _privacy_plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan | None:

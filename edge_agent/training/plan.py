@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from edge_agent.training.preset import PrivatePreset, private_preset, signal, sums_share, why
 from federation.accounting import DpEvent, compose, noise_multiplier_for
 from federation.study import Study, Unit
 from kit import canonical
@@ -23,10 +24,6 @@ from kit.errors import FormatError, KitError
 
 MIN_UNITS = 32  # below this the noise is many times the sum of all units, whatever the plan
 MAX_DELTA = 1e-5
-_MAX_BATCH = 1024
-_LARGE_SITE = 5000
-_SUMS_SHARE = 0.1  # of the Renyi divergence that the run may have
-_WARM_UP_STEPS = 150
 _NOISE_GRID = 1e4  # noise multipliers are rounded up to four decimals
 _FIGURE_TOLERANCE = 1e-9
 
@@ -95,6 +92,11 @@ class PrivacyPlan:
         )
 
     @property
+    def signal(self) -> float:
+        """How far the private steps add up over their noise."""
+        return signal(self.expected_batch_size, self.steps, self.noise_multiplier)
+
+    @property
     def settings(self) -> str:
         """Name what could have been chosen otherwise, for the ledger's record of trials."""
         return (
@@ -113,7 +115,8 @@ class PrivacyPlan:
             f"{self.epsilon:.3g} at delta {self.delta:g} "
             f"(declared number x delta = {self.n_declared * self.delta:.2g}); before them one "
             f"count and mean image per class with noise {self.sums_noise_multiplier:g}, "
-            f"{self.warm_up_steps} steps on these means, which cost nothing more"
+            f"{self.warm_up_steps} steps on these means, which cost nothing more; "
+            + why(self.signal)
         )
 
     def to_table(self) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def plan_for(
     lifetime_epsilon: float | None = None,
     lifetime_delta: float = MAX_DELTA,
     steps: int | None = None,
-    preset: "PrivatePreset | None" = None,
+    preset: PrivatePreset | None = None,
 ) -> PrivacyPlan:
     """Return the plan for a site that declares at least `n_declared` units.
 
@@ -179,7 +182,11 @@ def plan_for(
         )
         return math.ceil(least * _NOISE_GRID) / _NOISE_GRID
 
-    of_all = least_noise(rate=1.0, steps=1) / math.sqrt(preset.sums_share)
+    share = preset.sums_share
+    if share is None:
+        alone = least_noise(rate=rate, steps=count)
+        share = sums_share(signal(preset.expected_batch_size, count, alone))
+    of_all = least_noise(rate=1.0, steps=1) / math.sqrt(share)
     sums_noise = math.ceil(of_all * _NOISE_GRID) / _NOISE_GRID
     noise = least_noise(_sums_event(sums_noise), rate=rate, steps=count)
     if noise > preset.expected_batch_size:
@@ -202,39 +209,6 @@ def plan_for(
         epsilon=compose([_sums_event(sums_noise), event], delta),
         sums_noise_multiplier=sums_noise,
         warm_up_steps=min(preset.warm_up_steps, count),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrivatePreset:
-    """The free choices of a plan, made from the declared number alone."""
-
-    expected_batch_size: int
-    steps: int
-    draws_per_unit: int
-    max_grad_norm: float
-    sums_share: float
-    warm_up_steps: int
-
-
-def private_preset(n_declared: int) -> PrivatePreset:
-    """Return batch, steps, draws and clip for a site of this size.
-
-    At a fixed epsilon the accumulated noise sigma / (B sqrt(steps)) hardly depends on B and the
-    steps once q is above 0.1 (RDP, delta 1e-5: within 7 % of the full batch at q = 0.3), so time
-    sets them: a third of a small site, 128 for a middle one, an eighth of a large one. 300 steps
-    were measured on 8 px images (N 407 to 571); other sizes follow the literature, where a site of
-    several thousand has the signal for more steps (DPDM, DP-FETA), and were not measured here.
-    """
-    batch = min(n_declared // 3, max(128, n_declared // 8), _MAX_BATCH)
-    steps = 300 if n_declared < _LARGE_SITE else 1000
-    return PrivatePreset(
-        expected_batch_size=batch,
-        steps=steps,
-        draws_per_unit=4,
-        max_grad_norm=1.0,
-        sums_share=_SUMS_SHARE,
-        warm_up_steps=_WARM_UP_STEPS,
     )
 
 

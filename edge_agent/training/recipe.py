@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from edge_agent.training.plan import PrivacyPlan
+from edge_agent.training.preset import learning_rate
 from federation.learning.generator.architecture import Architecture
 
 
@@ -24,16 +26,21 @@ class Recipe:
     batch_size: int
 
 
-def recipe_for(architecture: Architecture, *, is_private: bool) -> Recipe:
-    """Return the recipe for a network.
+def recipe_for(architecture: Architecture, *, plan: PrivacyPlan | None) -> Recipe:
+    """Return the recipe for a network under a privacy plan, or without privacy.
 
     Under noise a few hundred steps must do, so the rate is high and the average short, and the
     noise levels are higher than the paper's (P_mean -1.2): fine detail drowns anyway.
     """
     side = max(architecture.height, architecture.width)
-    if is_private:
+    if plan is not None:
         return Recipe(
-            learning_rate=2e-3, ema_decay=0.98, p_mean=-0.5, p_std=1.2, steps=0, batch_size=0
+            learning_rate=learning_rate(plan.signal),
+            ema_decay=0.98,
+            p_mean=-0.5,
+            p_std=1.2,
+            steps=0,
+            batch_size=0,
         )
     return Recipe(
         learning_rate=2e-3 if side <= 16 else 1e-3,

@@ -225,7 +225,7 @@ def _job(
     ledger: StepLedger | None,
     progress: ProgressFactory,
 ) -> loop.Job:
-    recipe = recipe_for(architecture, is_private=options.plan is not None)
+    recipe = recipe_for(architecture, plan=options.plan)
     steps = recipe.steps if options.steps is None else options.steps
     return loop.Job(
         folder=folder,

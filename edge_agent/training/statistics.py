@@ -27,7 +27,8 @@ from edge_agent.datasets.examples import Cohort
 from edge_agent.training.loop import Job
 from edge_agent.training.moments import ClassLaw, NoisySums, estimate
 from edge_agent.training.noise import secret_noise
-from edge_agent.training.plan import PrivacyPlan, PrivatePreset
+from edge_agent.training.plan import PrivacyPlan
+from edge_agent.training.preset import PrivatePreset
 from edge_agent.training.sampler import unit_table
 from federation.accounting import compose
 from federation.learning.generator.architecture import build_network, load_weights, preset_of

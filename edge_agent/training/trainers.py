@@ -8,7 +8,8 @@ import torch
 
 from edge_agent.training import loop, statistics
 from edge_agent.training.loop import Job
-from edge_agent.training.plan import PrivacyPlan, PrivatePreset, private_preset
+from edge_agent.training.plan import PrivacyPlan
+from edge_agent.training.preset import PrivatePreset, private_preset
 from federation.learning.generator.architecture import Architecture
 from federation.learning.generator.kinds import DIFFUSION, STATISTICS
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.training.plan import MIN_UNITS, PrivacyPlan, plan_for, private_preset
+from edge_agent.training.plan import MIN_UNITS, PrivacyPlan, plan_for
+from edge_agent.training.preset import learning_rate, private_preset, sums_share
 from federation.accounting import DpEvent, compose
 from federation.study import Unit
 from kit.errors import KitError
@@ -22,12 +23,13 @@ def test_plan_follows_from_the_declared_number_alone(study):
     assert (training.sample_rate, training.steps) == (plan.sample_rate, plan.steps)
 
 
-def test_the_class_sums_get_their_share_of_the_budget_and_training_the_rest(study):
+@pytest.mark.parametrize(("epsilon", "share"), [(8.0, 0.1), (3.0, 0.35), (1.0, 0.5)])
+def test_the_class_sums_get_their_share_of_the_budget_and_training_the_rest(make, epsilon, share):
+    study = make["study"](epsilon=epsilon)
     plan = plan_for(study, n_declared=400, unit=Unit.IMAGE)
     sums, training = plan.events
-    share = private_preset(400).sums_share
     whole = replace(sums, noise_multiplier=sums.noise_multiplier * math.sqrt(share))
-    assert compose([whole], plan.delta) == pytest.approx(study.privacy.epsilon, rel=1e-3)
+    assert compose([whole], plan.delta) == pytest.approx(epsilon, rel=0.1)
     apart = compose([sums], plan.delta) + compose([training], plan.delta)
     assert compose([training], plan.delta) < plan.epsilon < apart
 
@@ -111,3 +113,18 @@ def test_figures_that_do_not_belong_together_are_refused(study, change):
     assert replace(plan) == plan
     with pytest.raises(KitError):
         replace(plan, **change)
+
+
+def test_the_preset_follows_from_public_figures_and_the_plan_gives_its_reasons(study):
+    plan, preset = plan_for(study, n_declared=400, unit=Unit.IMAGE), private_preset(400)
+    assert (plan.expected_batch_size, plan.steps) == (preset.expected_batch_size, preset.steps)
+    for word in ("the declared number and time", "10% of the bound", "learning rate is 0.002"):
+        assert word in plan.reason
+
+
+def test_rate_and_share_follow_the_signal_that_the_noise_leaves():
+    assert learning_rate(500.0) == learning_rate(5000.0) == 2e-3
+    assert learning_rate(100.0) == pytest.approx(2e-3 / 5)
+    assert sums_share(5000.0) == sums_share(500.0) == 0.1
+    assert sums_share(250.0) == pytest.approx(0.4)
+    assert sums_share(50.0) == 0.5

@@ -92,7 +92,7 @@ def job_of(cohort: Cohort, account=None) -> Job:
         folder=None,
         architecture=described,
         cohort=cohort,
-        recipe=recipe_for(described, is_private=True),
+        recipe=recipe_for(described, plan=plan_of()),
         steps=1,
         flip=False,
         plan=plan_of(),

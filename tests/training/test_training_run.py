@@ -181,7 +181,7 @@ def job(folder, architecture, cohort, options, ledger):
         folder=folder,
         architecture=architecture,
         cohort=cohort,
-        recipe=recipe_for(architecture, is_private=True),
+        recipe=recipe_for(architecture, plan=options.plan),
         steps=options.plan.steps,
         flip=False,
         plan=options.plan,

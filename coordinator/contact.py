@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import issuance, logbook, registry, releases, state, submissions, upkeep
+from coordinator import descent, issuance, logbook, registry, releases, state, submissions, upkeep
 from coordinator.context import Coordinator
 from coordinator.logbook import Entry, Proofs
 from coordinator.submissions import Status
@@ -55,6 +55,7 @@ class News:
     studies: tuple[StudyOffer, ...]
     blueprints: tuple[Status, ...]
     releases: tuple[ReleaseOffer, ...]
+    bases: tuple[ReleaseOffer, ...]
     first_leaf: int
     leaves: tuple[bytes, ...]
     witnessed: tuple[str, ...]
@@ -84,6 +85,8 @@ def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) 
     with coordinator.state.read() as tx:
         proofs = Proofs(coordinator, tx)
         revocations, signing_chain = releases.revocations(coordinator, tx)
+        bases = descent.bases(tx)
+        are_bases = {row.digest for row in bases}
         return News(
             checkpoint=proofs.checkpoint,
             consistency=tuple(proofs.consistency(known_size)),
@@ -94,7 +97,12 @@ def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) 
             pseudonym_salt=upkeep.salt_of(tx),
             studies=tuple(_studies(tx, site)),
             blueprints=tuple(submissions.status(site, tx, proofs)),
-            releases=tuple(_release(coordinator, tx, row, proofs) for row in releases.visible(tx)),
+            releases=tuple(
+                _release(coordinator, tx, row, proofs)
+                for row in releases.visible(tx)
+                if row.digest not in are_bases
+            ),
+            bases=tuple(_release(coordinator, tx, row, proofs) for row in bases),
             first_leaf=first_leaf,
             leaves=tuple(logbook.leaves(tx, first_leaf)),
             witnessed=tuple(proofs.witnessed()),

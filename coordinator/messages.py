@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coordinator.contact import News
+from coordinator.contact import News, ReleaseOffer
 from coordinator.enrolments import EnrolmentReply
 from coordinator.logbook import Entry
 from coordinator.submissions import Status
@@ -39,20 +39,22 @@ def contact_reply(news: News) -> Any:
             for s in news.studies
         ],
         blueprints=[status(s) for s in news.blueprints],
-        releases=[
-            pb.ReleaseEntry(
-                envelope=r.envelope,
-                signing_chain=r.signing_chain,
-                withdrawn=r.withdrawn,
-                published=_entry(r.published),
-                withdrawal=[_entry(e) for e in r.withdrawal],
-                earlier=[_entry(e) for e in r.earlier],
-            )
-            for r in news.releases
-        ],
+        releases=[_release(offer) for offer in news.releases],
+        bases=[_release(offer) for offer in news.bases],
         first_leaf=news.first_leaf,
         leaves=news.leaves,
         witnessed=news.witnessed,
+    )
+
+
+def _release(offer: ReleaseOffer) -> Any:
+    return pb.ReleaseEntry(
+        envelope=offer.envelope,
+        signing_chain=offer.signing_chain,
+        withdrawn=offer.withdrawn,
+        published=_entry(offer.published),
+        withdrawal=[_entry(entry) for entry in offer.withdrawal],
+        earlier=[_entry(entry) for entry in offer.earlier],
     )
 
 

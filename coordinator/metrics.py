@@ -106,7 +106,8 @@ def _of_the_state(tx: Transaction) -> Iterator[Metric]:
     yield signed
     builds = _family("coordinator_build_last_timestamp_seconds", "Newest release.", "study")
     newest = sa.select(state.studies.c.id, sa.func.max(release.c.published).label("time"))
-    joined = newest.where(release.c.study_digest == state.studies.c.digest)
+    built = release.c.digest.in_(sa.select(state.lineage.c.descendant))  # a base was not
+    joined = newest.where(release.c.study_digest == state.studies.c.digest, built)
     for row in tx.all(joined.group_by(state.studies.c.id)):
         builds.add_metric([row.id], _timestamp(row.time))
     yield builds

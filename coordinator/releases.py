@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import issuance, reviews, state
+from coordinator import descent, issuance, reviews, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.plans import Plan
@@ -32,6 +32,7 @@ class Published:
 
     digest: str
     study: str
+    role: str
     labels: tuple[str, ...]
     blueprints: int
     personal_data: bool
@@ -72,10 +73,23 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
             created=clock.rfc3339(tx.now),
             lease_until=None,
         )
-        present = tx.one(sa.select(state.releases).where(state.releases.c.digest == digest))
-        if present is not None and not present.withdrawn and not _is_void(tx, present):
-            return _parse(present)
-        _insert(coordinator, tx, release, work, card, replaces=present is not None)
+        return put(coordinator, tx, release, plan=work.to_bytes(), card=card)
+
+
+def put(
+    coordinator: Coordinator,
+    tx: Transaction,
+    release: Release,
+    *,
+    plan: bytes,
+    card: dict[str, Any],
+) -> Release:
+    """Sign and log a release whose file is in its place, or return the one that is there."""
+    query = sa.select(state.releases).where(state.releases.c.digest == release.digest)
+    present = tx.one(query)
+    if present is not None and not present.withdrawn and not _is_void(tx, present):
+        return descent.release_of(present)
+    _insert(coordinator, tx, release, plan, card, replaces=present is not None)
     return release
 
 
@@ -98,7 +112,7 @@ def _insert(
     coordinator: Coordinator,
     tx: Transaction,
     release: Release,
-    work: Plan,
+    plan: bytes,
     card: dict[str, Any],
     *,
     replaces: bool,
@@ -113,7 +127,7 @@ def _insert(
             digest=release.digest,
             study_digest=release.study_digest,
             envelope=envelope,
-            plan=work.to_bytes(),
+            plan=plan,
             card=json.dumps(card),
             published=release.created,
             withdrawn=False,
@@ -143,7 +157,9 @@ def put_back(tx: Transaction, blueprint: str) -> tuple[str, ...]:
     revoked = set(out_of_use(tx)[0])
     descends = sa.select(edge.c.descendant).where(edge.c.ancestor == blueprint)
     rows = tx.all(sa.select(table).where(table.c.withdrawn, table.c.digest.in_(descends)))
-    back = [release for release in map(_parse, rows) if not set(release.ancestors) & revoked]
+    back = [
+        release for release in map(descent.release_of, rows) if not set(release.ancestors) & revoked
+    ]
     for release in back:
         tx.execute(sa.update(table).where(table.c.digest == release.digest).values(withdrawn=False))
         _record(tx, release)
@@ -229,16 +245,12 @@ def signed_by(row: sa.Row[Any]) -> str:
     return dsse.parse(row.envelope, documents.RELEASE_TYPE).keyid
 
 
-def _parse(row: sa.Row[Any]) -> Release:
-    payload = json.loads(row.envelope)["payload"]
-    return Release.from_bytes(canonical.b64decode(payload))
-
-
 def _published(row: sa.Row[Any]) -> Published:
-    release = _parse(row)
+    release = descent.release_of(row)
     return Published(
         digest=release.digest,
         study=release.study,
+        role=release.model.role,
         labels=release.labels,
         blueprints=len(release.ancestors),
         personal_data=release.personal_data,

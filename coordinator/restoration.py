@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import registry, releases, reviews, state
+from coordinator import descent, registry, releases, reviews, state
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.state import Transaction
@@ -107,6 +107,7 @@ def _undoable(tx: Transaction, row: sa.Row[Any], *, actor: str) -> tuple[Kind, B
             f"the site of {name} has another blueprint in this study by now",
             hint="one of a site's is in play at a time",
         )
+    descent.require_standing(tx, row.digest)
     last = [event.kind for event in events if event.kind in _PROOF][-1]
     return last, _PROOF[last]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import payloads, recipients, registry, state
+from coordinator import descent, payloads, recipients, registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.state import Transaction
@@ -49,6 +49,7 @@ class Review:
     privacy: str
     gate: str
     architecture: str
+    base: str
     payload_bytes: int
     issued: str
     received: str | None
@@ -422,6 +423,7 @@ def _review(tx: Transaction, row: sa.Row[Any]) -> Review:
         privacy=_privacy_words(statement),
         gate="the site's own tests passed" if statement.gate.passed else "the site's tests failed",
         architecture=" ".join(str(v) for _, v in sorted(statement.architecture.items())),
+        base=descent.words(tx, statement.context.base),
         payload_bytes=statement.plaintext_length,
         issued=statement.issued,
         received=row.received,

@@ -14,6 +14,7 @@ from cryptography import x509
 
 from coordinator import (
     authorities,
+    descent,
     leftovers,
     logbook,
     papers,
@@ -36,7 +37,6 @@ from federation import dsse
 from federation.auditlog.events import Kind
 from federation.blueprint import approval
 from federation.blueprint.approval import Decision
-from federation.release.lineage import Lineage
 from federation.release.statement import (
     RESTORATION_TYPE,
     WITHDRAWAL_TYPE,
@@ -62,6 +62,7 @@ class Revocation:
 
     blueprint: str
     done: bool
+    revoked_blueprints: tuple[str, ...]
     withdrawn_releases: tuple[str, ...]
     destroy_after: str | None
     not_reached: tuple[str, ...] = NOT_REACHED
@@ -75,12 +76,8 @@ def preview(coordinator: Coordinator, prefix: str) -> Revocation:
     """
     with coordinator.state.read() as tx:
         row = reviews.find(tx, prefix)
-        return Revocation(
-            blueprint=row.digest,
-            done=False,
-            withdrawn_releases=_releases_of(tx, row.digest),
-            destroy_after=None,
-        )
+        falling = descent.fallen(tx, row.digest, revocable=REVOCABLE)
+    return _revocation(row.digest, falling, done=False, destroy_after=None)
 
 
 def revoke(
@@ -111,12 +108,22 @@ def _revoke(coordinator: Coordinator, prefix: str, record: reviews.Recorder) -> 
         _check_revocable(row)
         study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
         records = record(tx, row, study)
-        falling = _releases_of(tx, row.digest)
+        falling = descent.fallen(tx, row.digest, revocable=REVOCABLE)
         done = approval.has_quorum(records, study, Decision.REVOKE)
         after = _take_out(coordinator, tx, row) if done else None
     destroy_due(coordinator)
+    return _revocation(row.digest, falling, done=done, destroy_after=after)
+
+
+def _revocation(
+    digest: str, falling: descent.Fallen, *, done: bool, destroy_after: str | None
+) -> Revocation:
     return Revocation(
-        blueprint=row.digest, done=done, withdrawn_releases=falling, destroy_after=after
+        blueprint=digest,
+        done=done,
+        revoked_blueprints=falling.blueprints,
+        withdrawn_releases=falling.releases,
+        destroy_after=destroy_after,
     )
 
 
@@ -267,6 +274,33 @@ def _take_out(
     actor: str = "coordinator",
     order: bytes | None = None,
 ) -> str:
+    details = {} if order is None else {"order": canonical.digest(order)}
+    after = _end(coordinator, tx, row, actor=actor, **details)
+    take_along(coordinator, tx, row.digest)
+    recipients.rotate(coordinator, tx, row.study_digest, row.site)
+    return after
+
+
+def take_along(coordinator: Coordinator, tx: Transaction, node: str) -> None:
+    """Take everything out of use that came from a node, second-hand and further too (A19)."""
+    falling = descent.fallen(tx, node, revocable=REVOCABLE)
+    for digest in falling.blueprints:
+        row = reviews.find(tx, digest)
+        _end(coordinator, tx, row, actor="coordinator", cause=node)
+        recipients.rotate(coordinator, tx, row.study_digest, row.site)
+    for release in falling.releases:
+        tx.execute(
+            sa.update(state.releases)
+            .where(state.releases.c.digest == release)
+            .values(withdrawn=True)
+        )
+        tx.record(Kind.RELEASE_WITHDRAWN, release, cause=node)
+    change_revocations(tx)
+
+
+def _end(
+    coordinator: Coordinator, tx: Transaction, row: sa.Row[Any], *, actor: str, **details: Any
+) -> str:
     grace = timedelta(hours=coordinator.config.revocation_grace_hours)
     after = clock.rfc3339(tx.now + grace)
     tx.execute(
@@ -279,35 +313,15 @@ def _take_out(
             destroy_after=after,
         )
     )
-    details: dict[str, Any] = {"until": int((tx.now + grace).timestamp())}
-    if order is not None:
-        details["order"] = canonical.digest(order)
+    details["until"] = int((tx.now + grace).timestamp())
     tx.record(Kind.BLUEPRINT_REVOKED, row.digest, actor=actor, study=row.study_digest, **details)
-    for release in _releases_of(tx, row.digest):
-        tx.execute(
-            sa.update(state.releases)
-            .where(state.releases.c.digest == release)
-            .values(withdrawn=True)
-        )
-        tx.record(Kind.RELEASE_WITHDRAWN, release, blueprint=row.digest)
-    change_revocations(tx)
-    recipients.rotate(coordinator, tx, row.study_digest, row.site)
     return after
-
-
-def _releases_of(tx: Transaction, digest: str) -> tuple[str, ...]:
-    edges = frozenset((r.ancestor, r.descendant) for r in tx.all(sa.select(state.lineage)))
-    fallen = Lineage(edges).descendants(digest)
-    table = state.releases
-    rows = tx.all(sa.select(table.c.digest).where(table.c.withdrawn.is_(False)))
-    return tuple(sorted(row.digest for row in rows if row.digest in fallen))
 
 
 def _withdrawn_releases(coordinator: Coordinator, digest: str) -> list[str]:
     with coordinator.state.read() as tx:
-        edges = frozenset((r.ancestor, r.descendant) for r in tx.all(sa.select(state.lineage)))
+        fallen = descent.graph(tx).descendants(digest)
         rows = tx.all(
             sa.select(state.releases.c.digest).where(state.releases.c.withdrawn.is_(True))
         )
-    fallen = Lineage(edges).descendants(digest)
     return [row.digest for row in rows if row.digest in fallen]

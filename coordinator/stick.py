@@ -263,7 +263,7 @@ def export(
 ) -> Exported:
     """Write everything a site would ask for over a line: news with proofs, certificates, models.
 
-    The models are the newest current one of each study (or only of `studies`, by id).
+    The models and bases are the newest current ones of each study (or only of `studies`, by id).
 
     Raises:
         NotAllowedError: the site is not active.
@@ -276,7 +276,10 @@ def export(
         origin=coordinator.log_origin,
         key=keys.public_bytes(coordinator.log_key),
     )
-    chosen = _newest(news.releases, tuple(studies))
+    chosen = [
+        *_newest(news.releases, tuple(studies)),
+        *_newest(news.bases, tuple(studies)),
+    ]
     signing_chain, signing_key = coordinator.signer
     contents: dict[str, Content] = {
         rules.CHAIN: certificates.pem(*signing_chain),

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import authorities, logbook, papers, registry, rekeying, state, uploads
+from coordinator import authorities, descent, logbook, papers, registry, rekeying, state, uploads
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, NotFoundError, StateError
 from coordinator.logbook import Entry, Proofs
@@ -212,6 +212,7 @@ def _receive(
             .values(state=BlueprintState.RECEIVED, received=clock.rfc3339(tx.now))
         )
         if changed.rowcount:
+            descent.note(tx, statement)
             logbook.charge(tx, site, entries=2)  # what intake will say of it as well
             tx.execute(
                 sa.update(state.sites)
@@ -319,6 +320,7 @@ def _expectations(
         ledger_head=site.ledger_head,
         used_digests=frozenset(used),
         architecture=architecture,
+        bases=descent.offered(tx, study_row.digest),
     )
 
 

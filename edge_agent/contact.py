@@ -237,6 +237,7 @@ def _check_none_vanished(home: Home, world: World) -> None:
     """
     log = world.log
     shown = {status.digest for status in world.blueprints}
+    shown |= {offer.release.digest for offer in world.releases}  # bases: reviewers sign their end
     for path, entry in receipts(home):
         index, event = Receipt.from_text(entry.receipt).index, Event.from_leaf(entry.leaf)
         is_there = index < len(log.leaves) and log.leaves[index] == entry.leaf

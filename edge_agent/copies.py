@@ -135,6 +135,7 @@ def _open(home: Home, folder: Path) -> Outgoing:
         weights=_restored(folder, plaintext[_LENGTH_BYTES + length :]),
         architecture=head["architecture"],
         outputs=tuple(head["outputs"]),
+        base=head.get("base"),  # copies of before bases were have none
         privacy=PrivacyClaim(
             unit=head["unit"],
             gaussian=None if mechanism is None else mechanism_of(mechanism),
@@ -152,6 +153,7 @@ def _head(item: Outgoing) -> dict[str, Any]:
         "study": item.study.digest,
         "architecture": item.architecture,
         "outputs": list(item.outputs),
+        "base": item.base,
         "unit": item.privacy.unit,
         # Reals as Python writes them: they read back as the same doubles.
         "mechanism": json.dumps(asdict(gaussian) if gaussian is not None else None),

@@ -50,6 +50,7 @@ class Leaving:
     sender: str
     outputs: tuple[str, ...]
     architecture: dict[str, Any]
+    base: str | None
     weights_bytes: int
     weights_sha256: str
     privacy: str
@@ -145,6 +146,7 @@ def _leaving(home: Home, run: str, now: datetime) -> Leaving:
         sender=home.identity.uri,
         outputs=item.outputs if sealed is None else sealed.outputs,
         architecture=item.architecture if sealed is None else sealed.architecture,
+        base=item.base if sealed is None else sealed.context.base,
         weights_bytes=item.weights.stat().st_size,
         weights_sha256=sha256_file(item.weights),
         privacy=words,
@@ -214,6 +216,7 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
             {
                 "digest": r.release.digest,
                 "study": r.release.study,
+                "role": str(r.release.model.role),
                 "labels": list(r.release.labels),
                 "withdrawn": r.withdrawn,
                 "personal_data": r.release.personal_data,

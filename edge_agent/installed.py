@@ -88,20 +88,9 @@ def install(
         KitError: there is none, its bytes are not what was signed, or the disk is full.
     """
     study = home.study(study_name)
-    gone = _remove_withdrawn(home, world)
-    offers = [r for r in world.releases if r.release.study_digest == study.digest]
-    current = [r for r in offers if not r.withdrawn]
-    if not current:
-        words = "every release of study" if offers else "no release yet in study"
-        raise KitError(
-            f"{words} `{study.id}`{' is withdrawn' if offers else ''}",
-            hint="the coordinator has to build one",
-        )
-    offer = max(current, key=lambda r: Receipt.from_text(r.published.receipt).index)
-    index = Receipt.from_text(offer.published.receipt).index
-    what = f"release `{offer.release.digest[:16]}`"
-    require_vouched(index, world.log, world.vouchings, contact.witness_key(home), what=what)
-    downloaded = _download(home, source, offer, got)
+    gone = remove_withdrawn(home, world)
+    offer = newest(home, study, world, is_base=False)
+    downloaded = download(home, source, offer, got, name=MODEL)
     _install(home, study, offer)
     return Fetched(
         release=offer.release.digest,
@@ -110,19 +99,56 @@ def install(
         personal_data=offer.release.personal_data,
         bytes_downloaded=downloaded,
         withdrawn=gone,
-        model=_folder(home, offer.release.digest) / MODEL,
+        model=folder_of(home, offer.release.digest) / MODEL,
     )
 
 
-def _folder(home: Home, digest: str) -> Path:
+def newest(home: Home, study: Study, world: World, *, is_base: bool) -> OfferedRelease:
+    """Return the release (or base) of a study that was published last, and is vouched for.
+
+    Raises:
+        KitError: there is none, or too few other sites vouch for the log that holds it.
+    """
+    offers = [
+        r
+        for r in world.releases
+        if r.release.study_digest == study.digest and r.release.is_base is is_base
+    ]
+    current = [r for r in offers if not r.withdrawn]
+    kind = "base" if is_base else "release"
+    if not current:
+        words = f"every {kind} of study" if offers else f"no {kind} yet in study"
+        raise KitError(
+            f"{words} `{study.id}`{' is withdrawn' if offers else ''}",
+            hint=f"the coordinator has to {'publish' if is_base else 'build'} one",
+        )
+    offer = max(current, key=lambda r: Receipt.from_text(r.published.receipt).index)
+    index = Receipt.from_text(offer.published.receipt).index
+    what = f"{kind} `{offer.release.digest[:16]}`"
+    require_vouched(index, world.log, world.vouchings, contact.witness_key(home), what=what)
+    return offer
+
+
+def folder_of(home: Home, digest: str) -> Path:
+    """Return the folder of an installed release or base."""
     return home.releases / canonical.sha256_hex(digest, what="release digest")
 
 
-def _download(
-    home: Home, source: Source, offer: OfferedRelease, got: Callable[[int, int], None]
+def download(
+    home: Home,
+    source: Source,
+    offer: OfferedRelease,
+    got: Callable[[int, int], None],
+    *,
+    name: str,
 ) -> int:
-    model, folder = offer.release.model, _folder(home, offer.release.digest)
-    final, part = folder / MODEL, folder / (MODEL + ".part")
+    """Bring a release's first file here under `name`, from where it was cut off; returns bytes.
+
+    Raises:
+        KitError: what came is not what was signed, or the disk is full.
+    """
+    model, folder = offer.release.model, folder_of(home, offer.release.digest)
+    final, part = folder / name, folder / (name + ".part")
     with os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if final.is_file() and sha256_file(final) == model.sha256:
@@ -142,7 +168,7 @@ def _download(
     if done != model.length or sha256_file(part) != model.sha256:
         part.unlink()
         raise KitError(
-            "the downloaded model is not the signed one", hint="run the same command again"
+            "the downloaded file is not the signed one", hint="run the same command again"
         )
     with os_errors(final):
         part.replace(final)
@@ -151,7 +177,7 @@ def _download(
 
 def _install(home: Home, study: Study, offer: OfferedRelease) -> None:
     digest = offer.release.digest
-    folder = _folder(home, digest)
+    folder = folder_of(home, digest)
     write_atomic(folder / CHAIN, offer.signing_chain)
     write_atomic(folder / ENVELOPE, offer.envelope)
     found = _open(home, digest)
@@ -159,10 +185,11 @@ def _install(home: Home, study: Study, offer: OfferedRelease) -> None:
     write_atomic(home.releases / f"{CURRENT}-{study.id}", digest.encode())
 
 
-def _remove_withdrawn(home: Home, world: World) -> tuple[str, ...]:
+def remove_withdrawn(home: Home, world: World) -> tuple[str, ...]:
+    """Delete every release and base here that is withdrawn; returns their digests."""
     gone = []
     for digest in world.trust.withdrawn_releases:
-        folder = _folder(home, digest)
+        folder = folder_of(home, digest)
         if folder.is_dir():
             for path in folder.iterdir():
                 path.unlink()
@@ -204,7 +231,7 @@ def load(home: Home, study_name: str, *, now: datetime) -> Installed:
 
 
 def _open(home: Home, digest: str) -> Installed:
-    folder = _folder(home, digest)
+    folder = folder_of(home, digest)
     envelope = home.read(folder / ENVELOPE, "release statement")
     chain = home.read(folder / CHAIN, "certificate")
     created = _claimed_time(envelope)

@@ -91,7 +91,7 @@ def news(reply: Any) -> News:
                 withdrawal=tuple(_entry(e) for e in r.withdrawal),
                 earlier=tuple(_entry(e) for e in r.earlier),
             )
-            for r in reply.releases
+            for r in (*reply.releases, *reply.bases)
         ),
         first_leaf=reply.first_leaf,
         leaves=tuple(reply.leaves),

@@ -29,6 +29,7 @@ class Outgoing:
     weights: Path
     architecture: dict[str, Any]
     outputs: tuple[str, ...]
+    base: str | None
     privacy: PrivacyClaim
     gate: Gate
 
@@ -68,6 +69,7 @@ def of_run(home: Home, run: str) -> Outgoing:
         weights=_weights(folder / WEIGHTS),
         architecture=canonical.decode(home.read(folder / ARCHITECTURE, "architecture")),
         outputs=tuple(label for label in study.classes if label in declared),
+        base=options.get("base"),
         privacy=PrivacyClaim(
             unit=str(privacy["unit"]),
             gaussian=None if privacy["mechanism"] == NO_MECHANISM else mechanism_of(privacy),

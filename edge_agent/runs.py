@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent import ledger_mark
+from edge_agent import bases, ledger_mark
 from edge_agent.erased import Erased
 from edge_agent.gate import examination
 from edge_agent.gate.examination import Subjects
@@ -44,6 +44,7 @@ class Request:
     without_privacy: bool
     steps: int | None
     held_out: float
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +127,7 @@ def train(
     _write_json(folder / DATA_REPORT, report.to_table())
     preset = request.preset or study.architectures[0].preset
     architecture = architecture_for(study, preset)
+    base = bases.choose(home, study, request.base, tell=tell)
     coins = _coins(home, folder, run_id, cohort, request)
     trained, sitting_out = held_out.divide(cohort, coins)
     with open_ledger(home) as ledger:
@@ -139,6 +141,7 @@ def train(
             plan=plan,
             held_out=len(coins.excluded),
             steps=request.steps,
+            base=base,
         )
         training.check(study, architecture, trained, options)  # refused runs reserve nothing
         if plan is None:

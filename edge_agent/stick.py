@@ -18,6 +18,7 @@ from cryptography import x509
 from google.protobuf.message import DecodeError
 
 from edge_agent import (
+    bases,
     bringing,
     contact,
     erasure,
@@ -351,6 +352,22 @@ def fetch(home: Home, study_name: str, path: Path, *, now: datetime) -> installe
     Raises:
         KitError: as `opened` and `take`; the file is past its time; it lacks the model.
     """
+    with _installing(home, path, now) as (world, models):
+        return installed.install(home, study_name, world, models, got=lambda *_: None)
+
+
+def fetch_base(home: Home, study_name: str, path: Path, *, now: datetime) -> bases.FetchedBase:
+    """Take the news from a file and keep the newest base of a study that it carries.
+
+    Raises:
+        KitError: as `fetch`.
+    """
+    with _installing(home, path, now) as (world, models):
+        return bases.install(home, study_name, world, models, got=lambda *_: None)
+
+
+@contextmanager
+def _installing(home: Home, path: Path, now: datetime) -> Iterator[tuple[World, Source]]:
     with _opened(home, path, now=now) as stick:
         world = take(home, stick, now=now)
         if rules.is_expired(stick.index, now):
@@ -359,7 +376,7 @@ def fetch(home: Home, study_name: str, path: Path, *, now: datetime) -> installe
                 " installed",
                 hint="what is installed keeps serving; ask the coordinator for a newer file",
             )
-        return installed.install(home, study_name, world, _models(stick), got=lambda *_: None)
+        yield world, _models(stick)
 
 
 def enrol(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from edge_agent import acts, contact, copies, outbound, outbox, reviewers, shipments
+from edge_agent import acts, bases, contact, copies, outbound, outbox, reviewers, shipments
 from edge_agent.errors import BusyError, TrustError, UnreachableError
 from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
@@ -106,6 +106,7 @@ def cleared(home: Home, run: str) -> Outgoing:
         KitError: the run is not finished, or its gate failed.
     """
     item = outgoing(home, run)
+    bases.require_in_use(home, item.base)
     if item.privacy.gaussian is not None and not item.gate.passed:
         raise KitError(
             f"the gate of run `{run}` did not pass; nothing leaves",
@@ -189,7 +190,7 @@ def _seal(home: Home, item: Outgoing, recipient: RecipientKey, target: Path, now
         kid=kem.key_id(recipient.public),
         study_digest=item.study.digest,
         round=item.study.round,
-        base=None,
+        base=item.base,
         seq=home.next_number("sequence", now),
         id=f"b-{secrets.token_hex(16)}",
     )

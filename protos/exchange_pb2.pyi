@@ -58,7 +58,7 @@ class ContactRequest(_message.Message):
     def __init__(self, known_size: _Optional[int] = ..., first_leaf: _Optional[int] = ...) -> None: ...
 
 class ContactReply(_message.Message):
-    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases", "first_leaf", "leaves", "witnessed", "certificate_revocations", "pseudonym_salt", "authority_revocations")
+    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases", "first_leaf", "leaves", "witnessed", "certificate_revocations", "pseudonym_salt", "authority_revocations", "bases")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class ContactReply(_message.Message):
     CERTIFICATE_REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     PSEUDONYM_SALT_FIELD_NUMBER: _ClassVar[int]
     AUTHORITY_REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    BASES_FIELD_NUMBER: _ClassVar[int]
     checkpoint: str
     consistency: _containers.RepeatedScalarFieldContainer[bytes]
     revocations: bytes
@@ -85,7 +86,8 @@ class ContactReply(_message.Message):
     certificate_revocations: bytes
     pseudonym_salt: bytes
     authority_revocations: bytes
-    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., first_leaf: _Optional[int] = ..., leaves: _Optional[_Iterable[bytes]] = ..., witnessed: _Optional[_Iterable[str]] = ..., certificate_revocations: _Optional[bytes] = ..., pseudonym_salt: _Optional[bytes] = ..., authority_revocations: _Optional[bytes] = ...) -> None: ...
+    bases: _containers.RepeatedCompositeFieldContainer[ReleaseEntry]
+    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., first_leaf: _Optional[int] = ..., leaves: _Optional[_Iterable[bytes]] = ..., witnessed: _Optional[_Iterable[str]] = ..., certificate_revocations: _Optional[bytes] = ..., pseudonym_salt: _Optional[bytes] = ..., authority_revocations: _Optional[bytes] = ..., bases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ...) -> None: ...
 
 class LeavesRequest(_message.Message):
     __slots__ = ("first",)

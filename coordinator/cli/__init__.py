@@ -11,6 +11,7 @@ import typer
 from coordinator.cli import (
     audit,
     authorities,
+    bases,
     builds,
     certificates,
     founding,
@@ -80,6 +81,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 GROUPS = {
     "study": studies.app,
+    "base": bases.app,
     "sites": sites.app,
     "certificates": certificates.app,
     "authority": authorities.app,

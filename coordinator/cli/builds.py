@@ -35,15 +35,21 @@ class _BuildProgress:
 
 
 def releases(home: Home, as_json: Json = False) -> None:
-    """List the releases."""
+    """List the releases, bases among them."""
     from coordinator import releases as services
     from coordinator.context import Coordinator
 
     with Coordinator.open(home) as coordinator:
         found = services.list_releases(coordinator)
     rows = [
-        (r.digest[:16], r.study, "withdrawn" if r.withdrawn else "current", ",".join(r.labels))
+        (
+            r.digest[:16],
+            r.study,
+            r.role,
+            "withdrawn" if r.withdrawn else "current",
+            ",".join(r.labels),
+        )
         for r in found
     ]
-    text = door.columns(rows, ("release", "study", "state", "labels"))
+    text = door.columns(rows, ("release", "study", "role", "state", "labels"))
     door.emit(found, as_json=as_json, text=text)

@@ -10,6 +10,7 @@ from kit import clock, door
 from kit.errors import KitError
 
 if TYPE_CHECKING:
+    from coordinator.bases import Withdrawn
     from coordinator.context import Coordinator
     from coordinator.restoration import Restoration
     from coordinator.reviews import Review
@@ -124,7 +125,7 @@ def revoke(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Take a blueprint out of use and withdraw every release made from it."""
+    """Take a blueprint, or a base, out of use with everything that was made from it."""
     from coordinator.context import Coordinator
     from coordinator.home import Home as Directory
     from coordinator.reserve import drawn_on
@@ -143,10 +144,16 @@ def revoke(
 
 
 def _confirm_revocation(coordinator: "Coordinator", blueprint: str, *, yes: bool) -> None:
-    from coordinator import revocation
+    """Ask, after saying what goes along (A19)."""
+    from coordinator import bases, revocation
 
-    falling = revocation.preview(coordinator, blueprint).withdrawn_releases
-    door.note(f"releases that fall with it: {', '.join(r[:16] for r in falling) or 'none'}")
+    of_base = bases.preview(coordinator, blueprint)
+    falling = of_base or revocation.preview(coordinator, blueprint)
+    for what, digests in (
+        ("blueprints", falling.revoked_blueprints),
+        ("releases", falling.withdrawn_releases),
+    ):
+        door.note(f"{what} that fall with it: {', '.join(d[:16] for d in digests) or 'none'}")
     if not yes and not typer.confirm("Revoke?", err=True):
         raise KitError("nothing was revoked")
 
@@ -174,6 +181,7 @@ def _decide(
     if home is None:
         raise KitError(_WANTED)
     with Coordinator.open(home) as coordinator:
+        result: object
         if record is not None:
             data = read_limited(record, limit=remote_review.MAX_RECORD_BYTES, what="record")
             result = remote_review.take(coordinator, blueprint, Decision(decision), data)
@@ -187,11 +195,13 @@ def _decide(
 
 def _decide_here(
     coordinator: "Coordinator", blueprint: str, decision: str, key: "SigningKey", reason: str
-) -> "Review | Revocation | Restoration":
-    from coordinator import restoration, reviews, revocation
+) -> "Review | Revocation | Restoration | Withdrawn":
+    from coordinator import bases, restoration, reviews, revocation
     from federation.blueprint.approval import Decision
 
     if decision == Decision.REVOKE:
+        if bases.preview(coordinator, blueprint) is not None:
+            return bases.withdraw(coordinator, blueprint, reviewer_key=key, reason=reason)
         return revocation.revoke(coordinator, blueprint, reviewer_key=key, reason=reason)
     if decision == Decision.RESTORE:
         return restoration.restore(coordinator, blueprint, reviewer_key=key, reason=reason)

@@ -85,19 +85,26 @@ def status(
 
 
 def fetch(
-    home: HomeDir, study: StudyName, from_file: FromFile = None, as_json: Json = False
+    home: HomeDir,
+    study: StudyName,
+    base: Annotated[
+        bool, typer.Option("--base", help="Instead: the newest public base to train from.")
+    ] = False,
+    from_file: FromFile = None,
+    as_json: Json = False,
 ) -> None:
     """Install the newest release of a study, after verifying everything about it."""
-    from edge_agent import installed, journal, stick
+    from edge_agent import bases, installed, journal, stick
     from edge_agent.home import Home
 
     agent = Home.open(home)
     if from_file is not None:
-        found = stick.fetch(agent, study, from_file, now=clock.utc_now())
-        door.emit(found, as_json=as_json)
+        by_stick: Callable[..., object] = stick.fetch_base if base else stick.fetch
+        door.emit(by_stick(agent, study, from_file, now=clock.utc_now()), as_json=as_json)
         return
+    by_line: Callable[..., object] = bases.fetch if base else installed.fetch
     with journal.command(agent, "fetch"):
-        result = installed.fetch(agent, study, got=_kibibytes("download"), tell=door.note)
+        result = by_line(agent, study, got=_kibibytes("download"), tell=door.note)
     door.emit(result, as_json=as_json)
 
 

@@ -32,6 +32,10 @@ def train(
             help="Chance of every unit to sit out, 0 to 0.5: whom the gate compares with. Private."
         ),
     ] = 0.1,
+    base: Annotated[
+        str,
+        typer.Option(help="Start from a public base: first digits of a fetched one, or its file."),
+    ] = "",
     without_privacy: Annotated[
         bool,
         typer.Option("--without-privacy", help="Only where the study allows personal data."),
@@ -60,6 +64,7 @@ def train(
         without_privacy=without_privacy,
         steps=steps,
         held_out=held_out,
+        base=base,
     )
     with crew.led() as those:
         result = runs.train(

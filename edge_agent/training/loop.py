@@ -39,7 +39,9 @@ from federation.accounting import curve_of, epsilon_of
 from federation.learning.generator import edm
 from federation.learning.generator.architecture import (
     Architecture,
+    Arrays,
     build_network,
+    load_weights,
 )
 from kit.errors import InterruptedRunError, KitError
 from kit.progress import Progress
@@ -71,6 +73,7 @@ class Job:
 
     `declared` are the positions of the declared classes; of these, a private run trains on the
     ones that have `minimum_per_class` units as far as its noisy counts tell.
+    `start` are the weights of a public base to start from; None starts from random ones.
     """
 
     folder: Path
@@ -84,6 +87,7 @@ class Job:
     progress: ProgressFactory
     declared: tuple[int, ...] = ()
     minimum_per_class: int = 0
+    start: Arrays | None = None
     crew: Crew = field(default_factory=Alone)
 
 
@@ -310,6 +314,8 @@ def _begin(job: Job, device: torch.device) -> tuple[TrainState, _Update]:
     with torch.random.fork_rng():
         torch.random.manual_seed(secret_seed())  # the first weights; never kept
         network = build_network(job.architecture).to(device)
+    if job.start is not None:
+        load_weights(network, job.start)
     average = copy.deepcopy(network).requires_grad_(False)
     update, adam = _update(network, job.recipe, job.plan)
     return TrainState(network=network, average=average, adam=adam, step=0, metrics=[]), update

@@ -43,8 +43,10 @@ from federation.learning.generator.architecture import (
     load_weights,
     state_arrays,
 )
+from federation.learning.generator.pretrain import require_trainable
 from federation.learning.generator.sampler import sample
 from federation.learning.generator.sheet import sheet_png
+from federation.release.base import Base
 from federation.study import PersonalData, Study, Unit
 from kit import canonical
 from kit.errors import FormatError, InterruptedRunError, KitError
@@ -70,6 +72,7 @@ class TrainOptions:
         held_out: units of this site that sit the run out; they count towards the declared number.
         flip: mirror images at random; off because left and right differ in a patient.
         steps: steps without privacy, instead of the recipe's; a plan has its own.
+        base: the public base to start from; costs no budget, for nobody's image went into it.
     """
 
     declared_labels: tuple[str, ...]
@@ -77,6 +80,7 @@ class TrainOptions:
     held_out: int = 0
     flip: bool = False
     steps: int | None = None
+    base: Base | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +174,8 @@ def check(study: Study, architecture: Architecture, cohort: Cohort, options: Tra
             f"there are images of undeclared classes: {undeclared}",
             hint="declare these labels, or leave the images out",
         )
+    if options.base is not None:
+        start_of(options.base, architecture)
     if options.plan is None:
         if study.privacy.personal_data is not PersonalData.ALLOWED:
             raise KitError(
@@ -201,6 +207,7 @@ def _claim(
         "without_privacy": options.plan is None,
         "flip": options.flip,
         "steps": options.steps,
+        "base": None if options.base is None else options.base.digest,
         "cohort": _cohort_digest(cohort),
     }
     path = folder / OPTIONS
@@ -241,7 +248,18 @@ def _job(
             at for at, label in enumerate(study.classes) if label in options.declared_labels
         ),
         minimum_per_class=study.minimum_per_class,
+        start=None if options.base is None else start_of(options.base, architecture),
     )
+
+
+def start_of(base: Base, architecture: Architecture) -> dict[str, NDArray[np.float32]]:
+    """Return the weights that training from a base starts with.
+
+    Raises:
+        KitError: the base is for another architecture, or a value is off.
+    """
+    require_trainable(architecture)
+    return base.arrays(architecture.to_table(), expected_tensors(architecture))
 
 
 def _train_and_write(job: loop.Job, study: Study, options: TrainOptions) -> None:

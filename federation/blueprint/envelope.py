@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import BinaryIO
 
@@ -179,7 +179,8 @@ class Expectations:
     """What the coordinator knows when a statement arrives; the rules compare against nothing else.
 
     `study` is the one the sender asked for; `used_digests` holds statement and plaintext digests
-    that must never come in again (replay and tombstones).
+    that must never come in again (replay and tombstones). `bases` are those that training may start
+    from in this study: digest -> architecture.
     """
 
     now: datetime
@@ -195,6 +196,7 @@ class Expectations:
     used_digests: frozenset[str]
     architecture: Callable[[Study, Mapping[str, object]], None]
     revocations: RevocationList | None = None
+    bases: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 def verify_statement(
@@ -272,8 +274,8 @@ def _check_context(context: Context, signer: Identity, keyid: str, expected: Exp
         raise RefusalError(9, "the statement is for another study or round")
     if not expected.study_open:
         raise RefusalError(9, "the study takes no more blueprints")
-    if context.base is not None:
-        raise RefusalError(9, "this study allows no base release")
+    if context.base is not None and context.base not in expected.bases:
+        raise RefusalError(9, "the base is none that this coordinator offers in this study")
 
 
 def _check_times(statement: Statement, now: datetime) -> None:
@@ -308,6 +310,9 @@ def _check_task(statement: Statement, expected: Expectations) -> None:
         raise RefusalError(12, "outputs are not classes of the study, in its order")
     with _step(12):
         expected.architecture(expected.study, statement.architecture)
+    base = statement.context.base
+    if base is not None and expected.bases[base] != statement.architecture:
+        raise RefusalError(12, "the architecture is not that of the base")
 
 
 def _check_privacy(statement: Statement, expected: Expectations) -> None:

@@ -1,7 +1,7 @@
 """What the coordinator signs towards the sites: releases, and the list of what is revoked.
 
 Both are DSSE envelopes under the coordinator's document-signing certificate, which chains to the
-root that every site pinned. A release is named by the digest of its inference model alone.
+root that every site pinned. A release is named by the digest of its model or base alone.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ class Role(StrEnum):
     """What an artefact of a release is for."""
 
     INFERENCE_MODEL = "inference-model"
+    INITIAL_WEIGHTS = "initial-weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,11 @@ class Artefact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A published build: artefacts, labels in output order, and everything it came from."""
+    """A published build, or a base; artefacts, labels in order, and everything it came from.
+
+    The first artefact says which: a build's is the inference model, a base's the weights that a
+    training may start from. A base has no ancestors: nobody's blueprint went into it.
+    """
 
     study: str
     study_digest: str
@@ -65,12 +70,17 @@ class Release:
 
     @property
     def model(self) -> Artefact:
-        """The inference model."""
+        """The inference model, or the base's file."""
         return self.artefacts[0]
 
     @property
+    def is_base(self) -> bool:
+        """Whether this is what a training may start from, and no model to predict with."""
+        return self.model.role is Role.INITIAL_WEIGHTS
+
+    @property
     def digest(self) -> str:
-        """The digest that names the release: that of the inference model alone."""
+        """The digest that names the release: that of its first artefact alone."""
         return self.model.sha256
 
     def to_bytes(self) -> bytes:
@@ -97,7 +107,10 @@ class Release:
         table["labels"] = tuple(canonical.label(x) for x in _list(table["labels"], 1000))
         table["ancestors"] = _digests(table["ancestors"])
         table["artefacts"] = tuple(_artefact(x) for x in _list(table["artefacts"], MAX_ARTEFACTS))
-        return cls(**table)
+        found = cls(**table)
+        if found.is_base and (found.ancestors or found.personal_data):
+            raise FormatError("what blueprints or personal data went into is no base")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

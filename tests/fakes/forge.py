@@ -87,6 +87,7 @@ class Verifier:
             "ledger_counter": 3,
             "ledger_head": canonical.digest(b"ledger"),
             "used_digests": [],
+            "bases": {},
         }
         assert changes.keys() <= known.keys()
         known |= changes

@@ -18,7 +18,10 @@ from pki import certificates
 from tests.fakes.forge import Case, Forge, Verifier
 
 FOLDER = Path(__file__).parent / "hostile"
-FOLDERS = (FOLDER, FOLDER.with_name("hostile-2"))  # a set has keys of its own and never changes
+FOLDERS = (
+    FOLDER,
+    *(FOLDER.with_name(f"hostile-{n}") for n in (2, 3)),
+)  # a set has keys of its own and never changes
 SHARED = "federation.json"
 _PARTS = ("envelope", "wrapped_key", "ciphertext")
 _RUN = re.compile(rb"(.{1,4}?)\1{1000,}", re.DOTALL)

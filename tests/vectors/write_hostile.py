@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.fakes.forge import Forge
 from tests.vectors import hostile
 from tests.vectors.catalogue import (
+    base_faults,
     chain_faults,
     composition_faults,
     envelope_faults,
@@ -26,6 +27,7 @@ def catalogue() -> list[hostile.Vector]:
         *chain_faults.catalogue(),
         *statement_faults.catalogue(),
         *composition_faults.catalogue(),
+        *base_faults.catalogue(),
         *payload_faults.catalogue(),
     ]
     return sorted(found, key=lambda vector: vector.name)

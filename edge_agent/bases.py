@@ -1,0 +1,168 @@
+"""Bases at a site: fetched as releases are, chosen for a training, named in what leaves.
+
+Invariants:
+
+- A base is believed because the audit log that this site verified records its publication: its file
+  is named by its digest, so a file from anywhere, a stick too, is checked without a line.
+- A base that the coordinator withdrew starts no training, and no run trained from it leaves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent import contact, installed
+from edge_agent.errors import TrustError
+from edge_agent.exchange import Exchange, patient
+from edge_agent.home import Home
+from edge_agent.installed import Source
+from edge_agent.trust import World
+from federation.release import base as rules
+from federation.release.base import Base
+from federation.study import Study
+from kit import canonical
+from kit.errors import KitError
+from kit.files import read_limited
+
+FILE = "start.base"
+MIN_PREFIX = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedBase:
+    """What `fetch --base` did."""
+
+    base: str
+    study: str
+    origin: str
+    recipe: dict[str, object]
+    bytes_downloaded: int
+    withdrawn: tuple[str, ...]
+    file: Path
+
+
+def fetch(
+    home: Home,
+    study_name: str,
+    *,
+    got: Callable[[int, int], None],
+    tell: Callable[[str], None] = lambda _: None,
+) -> FetchedBase:
+    """Bring the newest base of a study here, after checking everything about it.
+
+    Raises:
+        KitError: there is none, the download is not what was signed, or the disk is full.
+        TrustError: the coordinator contradicts what it proved before.
+    """
+    with Exchange.open(home) as exchange:
+        world = contact.contact(home, exchange)
+        return install(home, study_name, world, patient(exchange.download, tell=tell), got=got)
+
+
+def install(
+    home: Home, study_name: str, world: World, source: Source, *, got: Callable[[int, int], None]
+) -> FetchedBase:
+    """Keep the newest base of a study in a verified world, with bytes from `source`.
+
+    Raises:
+        KitError: there is none, or its bytes are not what was signed.
+    """
+    study = home.study(study_name)
+    gone = installed.remove_withdrawn(home, world)
+    offer = installed.newest(home, study, world, is_base=True)
+    downloaded = installed.download(home, source, offer, got, name=FILE)
+    path = installed.folder_of(home, offer.release.digest) / FILE
+    found = _read(path)
+    _check_study(found, study)
+    return FetchedBase(
+        base=found.digest,
+        study=study.id,
+        origin=found.manifest.origin,
+        recipe=found.manifest.recipe,
+        bytes_downloaded=downloaded,
+        withdrawn=gone,
+        file=path,
+    )
+
+
+def choose(home: Home, study: Study, named: str, *, tell: Callable[[str], None]) -> Base | None:
+    """Return the base that `train --base` names: the first digits of a fetched one, or a file.
+
+    Raises:
+        KitError: there is none, it is another study's, or the coordinator withdrew it.
+    """
+    if not named:
+        return None
+    path = _path(home, named)
+    found = _read(path)
+    _check_study(found, study)
+    digest = found.digest
+    if path.parent.parent == home.releases and path.parent.name != digest:
+        raise KitError(
+            f"the base `{path.parent.name[:16]}` was altered",
+            hint="run `edge-agent fetch --base` again and find out who wrote to this machine",
+        )
+    require_in_use(home, digest)
+    manifest = found.manifest
+    origin = f"{manifest.origin} images, {_figures(manifest.recipe)}"
+    tell(f"starts from base `{digest[:16]}`: public, {origin}; it costs no privacy budget")
+    if not _is_logged(home, digest):
+        tell(
+            f"warning: the audit log as this site knows it records no base `{digest[:16]}`: unless"
+            " the coordinator publishes it, what is trained from it will be refused"
+        )
+    return found
+
+
+def require_in_use(home: Home, digest: str | None) -> None:
+    """Check that a base was not withdrawn, as far as this site knows.
+
+    Raises:
+        KitError: it was.
+    """
+    known = contact.known(home)
+    if digest is not None and known is not None and digest in known.withdrawn_releases:
+        raise KitError(
+            f"base `{digest[:16]}` is withdrawn, and with it what was trained from it",
+            hint="train a new run, from another base or none",
+        )
+
+
+def _path(home: Home, named: str) -> Path:
+    path = Path(named)
+    if path.is_file():
+        return path
+    if len(named) >= MIN_PREFIX and set(named) <= set("0123456789abcdef"):
+        found = sorted(home.releases.glob(f"{named}*/{FILE}"))
+        if len(found) == 1:
+            return found[0]
+    raise KitError(
+        f"there is no base `{canonical.printable(named)}` here",
+        hint=f"give a file, or at least {MIN_PREFIX} first digits of one that `edge-agent fetch"
+        " --base` brought",
+    )
+
+
+def _read(path: Path) -> Base:
+    return Base.from_bytes(read_limited(path, limit=rules.MAX_BYTES, what="base"))
+
+
+def _check_study(found: Base, study: Study) -> None:
+    if found.manifest.study != study.digest:
+        raise KitError(
+            f"the base `{found.digest[:16]}` was made for another study than `{study.id}`",
+            hint="its pseudo-classes and image shape are that study's",
+        )
+
+
+def _is_logged(home: Home, digest: str) -> bool:
+    """Say whether the log that this site last verified records the publication."""
+    try:
+        history = contact.log_view(home).history
+    except TrustError:  # no contact yet: nothing is known
+        return False
+    return history.releases.get(digest) is False
+
+
+def _figures(recipe: dict[str, object]) -> str:
+    return ", ".join(f"{name} {canonical.printable(recipe[name])}" for name in sorted(recipe))

@@ -56,6 +56,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE delegations (study_digest VARCHAR NOT NULL, envelope BLOB NOT NULL,"
         " PRIMARY KEY (study_digest))",
     ),
+    ("ALTER TABLE blueprints ADD COLUMN support TEXT",),
 )
 NEWEST = len(STEPS) + 1
 LOG_NODES = 2  # the schema from which on subtree roots, and the documents below, are kept

@@ -19,6 +19,7 @@ from federation.auditlog.events import Event, Kind
 from federation.blueprint import approval, weights
 from federation.blueprint.approval import Approval, Decision
 from federation.blueprint.statement import Statement
+from federation.learning.downstream.support import estimate_of
 from federation.study import Study
 from kit import canonical, clock, seeds
 from kit.errors import FormatError, KitError
@@ -48,6 +49,7 @@ class Review:
     not_cross_checkable: tuple[str, ...]
     privacy: str
     gate: str
+    support: tuple[str, ...]
     architecture: str
     base: str
     payload_bytes: int
@@ -422,6 +424,7 @@ def _review(tx: Transaction, row: sa.Row[Any]) -> Review:
         not_cross_checkable=_sole_classes(tx, row, statement),
         privacy=_privacy_words(statement),
         gate="the site's own tests passed" if statement.gate.passed else "the site's tests failed",
+        support=_support_words(row.support),
         architecture=" ".join(str(v) for _, v in sorted(statement.architecture.items())),
         base=descent.words(tx, statement.context.base),
         payload_bytes=statement.plaintext_length,
@@ -440,6 +443,14 @@ def _privacy_words(statement: Statement) -> str:
     return (
         f"epsilon {mechanism.epsilon:g}, delta {mechanism.delta:g} per {statement.privacy.unit};"
         " declared by the site, arithmetic rechecked"
+    )
+
+
+def _support_words(found: str | None) -> tuple[str, ...]:
+    """Return what intake drew of every class, which needs no private image."""
+    return tuple(
+        f"{label}: {estimate_of(samples, distinct).words()}"
+        for label, (samples, distinct) in json.loads(found or "{}").items()
     )
 
 

@@ -172,6 +172,7 @@ blueprints = sa.Table(
     sa.Column("received", sa.String),
     sa.Column("destroy_after", sa.String),
     sa.Column("destroyed", sa.String),
+    sa.Column("support", sa.Text),  # JSON: samples drawn and different ones, per class
 )
 approvals = sa.Table(
     "approvals",

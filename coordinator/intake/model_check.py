@@ -1,8 +1,9 @@
 """Model check of a payload that passed its byte checks, in 1 GB: step 23.
 
 Loads the network, draws a few images of every declared class, and refuses what shows nothing or
-repeats a handful of images. The framework is loaded before the walls go up, and before a byte of
-the request is read: loading looks for folders that are out of reach afterwards.
+repeats a handful of images: the part of the site's gate that needs no private image, asked again.
+The framework is loaded before the walls go up, and before a byte of the request is read: loading
+looks for folders that are out of reach afterwards.
 """
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from coordinator.intake import limited
 from federation.blueprint import envelope, weights
 from federation.blueprint.statement import WEIGHTS, Statement
-from federation.learning.downstream.support import support_estimate
+from federation.learning.downstream.support import SupportEstimate, support_estimate
 from federation.learning.generator import network as _network  # noqa: F401 - loads diffusers
 from federation.learning.generator.architecture import (
     Architecture,
@@ -24,7 +25,7 @@ from kit import canonical, seeds
 from kit.errors import KitError
 
 SAMPLES_PER_CLASS = 64
-MINIMUM_DISTINCT = 8  # of 64: fewer is a replay of a handful of images, not a generator
+MINIMUM_IMAGES = 2  # a class that is said to be made of fewer is judged as if of so many
 _SAMPLER_STEPS = 12
 _MAX_SEALED_BYTES = 1 << 30
 
@@ -43,15 +44,20 @@ def main() -> None:
     table = weights.table_from_json(request["table"])
     arrays = weights.read(envelope.part(plaintext, statement, WEIGHTS), table)
     try:
-        check(arrays, statement, study, canonical.b64decode(request["secret"]))
+        found = check(arrays, statement, study, canonical.b64decode(request["secret"]))
     except KitError as error:
         limited.answer(request, refused=f"step 23: {error}")
         return
-    limited.answer(request, passed=True)
+    limited.answer(request, support={label: [s.samples, s.distinct] for label, s in found.items()})
 
 
-def check(arrays: weights.Arrays, statement: Statement, study: Study, secret: bytes) -> None:
-    """Run step 23 on the tensors of a generator.
+def check(
+    arrays: weights.Arrays, statement: Statement, study: Study, secret: bytes
+) -> dict[str, SupportEstimate]:
+    """Run step 23 on the tensors of a generator; returns what every class showed.
+
+    A class has at least the study's minimum of units, so a generator whose support is a replay of
+    fewer images than that has learnt next to nothing else.
 
     Raises:
         KitError: the samples of a class show nothing, or repeat a handful of images.
@@ -60,6 +66,8 @@ def check(arrays: weights.Arrays, statement: Statement, study: Study, secret: by
     architecture = Architecture.from_table(statement.architecture)
     network = build_network(architecture)
     load_weights(network, arrays)
+    found = {}
+    images_at_least = max(study.minimum_per_class, MINIMUM_IMAGES)
     for label in statement.outputs:
         labels = torch.full((SAMPLES_PER_CLASS,), study.classes.index(label))
         images = sample(
@@ -71,11 +79,10 @@ def check(arrays: weights.Arrays, statement: Statement, study: Study, secret: by
             batch_size=SAMPLES_PER_CLASS,
         ).numpy()
         federated_factory.check_samples(images)
-        support = support_estimate(images)
-        if support.distinct < MINIMUM_DISTINCT:
-            raise KitError(
-                f"only {support.distinct} of {support.samples} samples of a class are different"
-            )
+        found[label] = support_estimate(images)
+        if found[label].replays(images_at_least):
+            raise KitError(f"a class repeats a handful of images: {found[label].words()}")
+    return found
 
 
 if __name__ == "__main__":

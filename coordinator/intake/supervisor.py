@@ -17,9 +17,10 @@ from coordinator.submissions import BlueprintState
 from federation.auditlog.events import Kind
 from federation.blueprint.errors import RefusalError
 from federation.blueprint.statement import Statement
+from federation.learning.downstream.support import MAX_SAMPLES
 from federation.study import Study
 from kit import canonical, seeds
-from kit.errors import KitError
+from kit.errors import FormatError, KitError
 from kit.files import replacing
 
 BYTE_LIMITS = limited.Limits(memory_bytes=256 << 20, timeout_s=120)
@@ -65,11 +66,18 @@ def take_in(coordinator: Coordinator, digest: str) -> None:
         study_row = registry.find_study(tx, row.study_digest)
     statement = Statement.from_bytes(row.statement)
     try:
-        _check(coordinator, row, statement, study_row)
+        support = _check(coordinator, row, statement, study_row)
     except (RefusalError, limited.CheckFailedError, NotFoundError) as error:
         _refuse(coordinator, row, str(error))
         return
-    if not _settle(coordinator, row, BlueprintState.PENDING, Kind.BLUEPRINT_PENDING, reason=""):
+    if not _settle(
+        coordinator,
+        row,
+        BlueprintState.PENDING,
+        Kind.BLUEPRINT_PENDING,
+        reason="",
+        support=json.dumps(support),
+    ):
         payloads.destroy(coordinator, digest)  # revoked while it was being checked
         return
     coordinator.home.received(digest).unlink(missing_ok=True)
@@ -78,7 +86,8 @@ def take_in(coordinator: Coordinator, digest: str) -> None:
 
 def _check(
     coordinator: Coordinator, row: sa.Row[Any], statement: Statement, study_row: sa.Row[Any]
-) -> None:
+) -> dict[str, list[int]]:
+    """Run both checks; returns what `_support` reads from the second one's verdict."""
     digest = statement.digest
     store = payloads.keystore(coordinator)
     content_key = payloads.content_key(coordinator, row.wrapped_key, statement)
@@ -105,9 +114,28 @@ def _check(
         "secret": canonical.b64encode(secret),
     }
     with coordinator.home.payload(digest).open("rb") as sealed:
-        limited.run(
+        verdict = limited.run(
             MODEL_CHECK, common | model_only, MODEL_LIMITS, files={"sealed": sealed.fileno()}
         )
+    return _support(verdict.get("support"), statement)
+
+
+def _support(value: Any, statement: Statement) -> dict[str, list[int]]:
+    """Read samples and different ones per class; the process that said so had seen the payload.
+
+    Raises:
+        CheckFailedError: the verdict is not about every declared class, or no such numbers.
+    """
+    try:
+        table = canonical.fields(value, set(statement.outputs), what="support")
+        found = {}
+        for label, counts in table.items():
+            samples, distinct = counts
+            canonical.integer(samples, low=2, high=MAX_SAMPLES, what="samples")
+            found[label] = [samples, canonical.integer(distinct, low=1, high=samples, what="")]
+    except (FormatError, TypeError, ValueError) as error:
+        raise limited.CheckFailedError("the check gave no readable verdict") from error
+    return found
 
 
 def _check_bytes(coordinator: Coordinator, digest: str, request: dict[str, Any]) -> None:
@@ -139,6 +167,7 @@ def _settle(
     kind: Kind,
     *,
     reason: str,
+    support: str | None = None,
 ) -> bool:
     with coordinator.write() as tx:
         changed = tx.execute(
@@ -147,7 +176,7 @@ def _settle(
                 state.blueprints.c.digest == row.digest,
                 state.blueprints.c.state == BlueprintState.RECEIVED,
             )
-            .values(state=new_state, reason=reason, wrapped_key=None)
+            .values(state=new_state, reason=reason, support=support, wrapped_key=None)
         )
         if changed.rowcount:
             tx.record(kind, row.digest, study=row.study_digest)

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from coordinator import submissions
-from coordinator.intake import model_check, supervisor
+from coordinator import reviews, submissions
+from coordinator.intake import limited, model_check, supervisor
 from federation.blueprint import weights
+from federation.learning.downstream.support import REPLAY_FACTOR
 from federation.learning.generator import architecture as networks
 from kit.errors import KitError
 from tests.fakes import federation, runs, site
@@ -77,6 +78,49 @@ def test_step_23_refuses_a_model_that_shows_nothing(fault):
         model_check.check(bad, STATEMENT, STUDY, b"secret")
 
 
+def few_pictures(monkeypatch, count):
+    """Let the sampler draw from `count` pictures: a replay, as the check would see it."""
+    pictures = torch.rand((count, 1, 8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def drawn(_network, _architecture, labels, *, seed, **_):
+        chosen = torch.randint(
+            0, count, (len(labels),), generator=torch.Generator().manual_seed(seed)
+        )
+        return pictures[chosen]
+
+    monkeypatch.setattr(model_check, "sample", drawn)
+
+
+def test_step_23_refuses_a_replay_of_fewer_images_than_a_class_must_have(monkeypatch):
+    assert STUDY.minimum_per_class * REPLAY_FACTOR >= 8
+    few_pictures(monkeypatch, 5000)
+    found = model_check.check(tensors(), STATEMENT, STUDY, b"secret")
+    assert set(found) == set(STATEMENT.outputs)
+    assert all(support.samples == 64 for support in found.values())
+    few_pictures(monkeypatch, STUDY.minimum_per_class)
+    with pytest.raises(KitError, match="repeats a handful of images: 64 samples show"):
+        model_check.check(tensors(), STATEMENT, STUDY, b"secret")
+
+
+def test_the_verdict_of_a_check_is_read_as_a_stranger_s():
+    good = {"cat": [64, 60], "dog": [64, 64]}
+    statement = SimpleNamespace(outputs=("cat", "dog"))
+    assert supervisor._support(good, statement) == good
+    for bad in (
+        None,
+        {},
+        {"cat": [64, 60]},
+        good | {"eel": [64, 64]},
+        good | {"dog": [64, 65]},
+        good | {"dog": [64, 0]},
+        good | {"dog": [64]},
+        good | {"dog": ["64", 3]},
+        good | {"dog": [10**9, 3]},
+    ):
+        with pytest.raises(limited.CheckFailedError, match="no readable verdict"):
+            supervisor._support(bad, statement)
+
+
 def test_step_23_is_named_in_the_reason_and_refuses_for_good(tmp_path, tmp_path_factory):
     enrolled = site.copy("enrolled", tmp_path, tmp_path_factory.getbasetemp())
     home = enrolled.home("a")
@@ -87,9 +131,13 @@ def test_step_23_is_named_in_the_reason_and_refuses_for_good(tmp_path, tmp_path_
     with enrolled.open() as coordinator:
         refused = take_in(coordinator, home, run)
         control = take_in(coordinator, enrolled.home("b"), site.STUDY)
+        shown = {review.site: review.support for review in reviews.list_reviews(coordinator)}
     assert refused.state == "refused"
     assert refused.reason.startswith("step 23: ")
     assert (control.state, control.reason) == ("pending", "")
+    assert shown["a"] == ()
+    assert [line.split(": ")[0] for line in shown["b"]] == list(site.LABELS["b"])
+    assert all("64 samples" in line for line in shown["b"])
 
 
 def take_in(coordinator, home, run):

@@ -68,9 +68,13 @@ def support_estimate(images: Samples, *, duplicate_rms: float = DUPLICATE_RMS) -
     """
     if not 2 <= len(images) <= MAX_SAMPLES:
         raise KitError(f"the support estimate takes 2 to {MAX_SAMPLES} images")
-    distinct = _count_groups(images, duplicate_rms)
-    support = None if distinct == len(images) else support_size(len(images), distinct)
-    return SupportEstimate(samples=len(images), distinct=distinct, support=support)
+    return estimate_of(len(images), _count_groups(images, duplicate_rms))
+
+
+def estimate_of(samples: int, distinct: int) -> SupportEstimate:
+    """Return the estimate that so many different ones among so many samples give."""
+    support = None if distinct == samples else support_size(samples, distinct)
+    return SupportEstimate(samples=samples, distinct=distinct, support=support)
 
 
 def support_size(samples: int, distinct: int) -> float:

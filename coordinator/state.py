@@ -27,6 +27,7 @@ SCHEMA_VERSION = migrations.NEWEST
 SERVE_LOCK = "serve.lock"
 _BUSY_TIMEOUT_MS = 30_000
 _POOLED = 8  # connections kept open
+_CACHE_KIB = 512  # of pages, for each of them; the operating system caches the file for all
 
 metadata = sa.MetaData()
 
@@ -431,6 +432,7 @@ def _engine(path: Path) -> sa.Engine:
         connection.isolation_level = None  # transactions begin where `begin` below says
         for pragma in (
             f"busy_timeout={_BUSY_TIMEOUT_MS}",
+            f"cache_size=-{_CACHE_KIB}",
             "journal_mode=WAL",
             "synchronous=FULL",
             "secure_delete=ON",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coordinator.cli.options import PROGRAM, Home
-from kit import door, logs
+from kit import door, logs, memory
 
 
 def serve(
@@ -23,6 +23,7 @@ def serve(
     from coordinator.context import Coordinator
     from coordinator.metrics import LOOPBACK, served
 
+    memory.one_arena()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 import warnings
 
 import pytest
@@ -143,3 +144,16 @@ def test_epsilon_refuses_a_delta_outside_its_range(delta):
     assert epsilon(**event, delta=0.5) >= 0.0
     with pytest.raises(KitError, match="delta"):
         epsilon(**event, delta=delta)
+
+
+def test_recomputing_what_a_stranger_declares_stays_small_in_memory():
+    def peak_mb(sigma):
+        tracemalloc.start()
+        try:
+            epsilon(sample_rate=0.01, noise_multiplier=sigma, steps=1000, delta=1e-5)
+            return tracemalloc.get_traced_memory()[1] / 1e6
+        finally:
+            tracemalloc.stop()
+
+    assert 0 < peak_mb(1.0) < 2
+    assert peak_mb(0.1) < 2  # a hundred times the points

@@ -22,9 +22,9 @@ from coordinator.reserve import require_room
 from federation.blueprint.statement import Statement
 from kit.errors import FormatError, LimitError
 from kit.files import fsync, os_errors, sha256_file
+from kit.flushing import Flusher
 
 MAX_CHUNK_BYTES = 1 << 20
-FSYNC_EVERY_BYTES = 8 << 20
 BUSY_RETRY_S = 5.0
 
 
@@ -32,17 +32,21 @@ class Upload:
     """The one writer of a staged blueprint."""
 
     def __init__(
-        self, path: Path, descriptor: int, length: int, room: Callable[[int], None]
+        self,
+        path: Path,
+        descriptor: int,
+        length: int,
+        room: Callable[[int], None],
+        flusher: Flusher,
     ) -> None:
         self._path, self._descriptor, self._length = path, descriptor, length
-        self._room = room
+        self._room, self._flusher = room, flusher
         self.size = os.fstat(descriptor).st_size
-        self._unsynced = 0
         # Bytes of an earlier call are hashed once, at the end.
         self._sha256 = None if self.size else hashlib.sha256()
 
     def append(self, offset: int, data: bytes) -> bool:
-        """Add bytes at the end; says whether that made everything so far durable.
+        """Add bytes at the end; says whether a stretch is over: time to look who is still welcome.
 
         Raises:
             LimitError: the chunk is too large, goes past the signed length, or has no room.
@@ -57,20 +61,16 @@ class Upload:
         self._room(len(data))
         with os_errors(self._path):
             _write_all(self._descriptor, data)
-        self.size += len(data)
-        self._unsynced += len(data)
+            self.size += len(data)
+            stretch_is_over = self._flusher.wrote(len(data))
         if self._sha256 is not None:
             self._sha256.update(data)
-        if self._unsynced < FSYNC_EVERY_BYTES:
-            return False
-        self.sync()
-        return True
+        return stretch_is_over
 
     def sync(self) -> None:
         """Make every byte so far durable."""
         with os_errors(self._path):
-            os.fdatasync(self._descriptor)
-        self._unsynced = 0
+            self._flusher.settle()
 
     def sha256(self) -> str:
         """Return the digest of everything so far."""
@@ -103,7 +103,8 @@ def writing(coordinator: Coordinator, statement: Statement) -> Iterator[Upload]:
                 "another upload of this blueprint is under way", retry_after_s=BUSY_RETRY_S
             ) from error
         room = partial(require_room, coordinator.home)
-        yield Upload(path, descriptor, statement.ciphertext_length, room)
+        with Flusher(descriptor) as flusher:
+            yield Upload(path, descriptor, statement.ciphertext_length, room, flusher)
     finally:
         os.close(descriptor)
 

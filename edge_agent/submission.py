@@ -42,6 +42,7 @@ from kit.files import (
     sha256_file,
     write_atomic,
 )
+from kit.flushing import flushed
 from pki import certificates, kem, keys
 
 _SEALING = ".sealing"  # the folder of what is not sealed to its end
@@ -150,9 +151,9 @@ def sealed(home: Home, run: str, item: Outgoing, now: datetime) -> Path:
     write_atomic(unfinished / WRAPPED, made.wrapped_key, mode=0o600)
     write_atomic(unfinished / ENVELOPE, made.envelope, mode=0o600)
     folder = unfinished.rename(home.outbox / made.statement.digest)
-    write_atomic(folder / RUN, run.encode(), mode=0o600)
-    copies.keep(home, run, folder.name, item)
+    copies.keep(home, run, folder, made.content_key)
     shipments.record(home, run, made.statement)
+    write_atomic(folder / RUN, run.encode(), mode=0o600)  # last: only now does a retry find it
     return folder
 
 
@@ -195,15 +196,10 @@ def _seal(home: Home, item: Outgoing, recipient: RecipientKey, target: Path, now
         id=f"b-{secrets.token_hex(16)}",
     )
     claims = Claims(outputs=item.outputs, privacy=item.privacy, gate=item.gate, issued=now)
-    with os_errors(target), item.weights.open("rb") as source, target.open("wb") as sink:
+    key = keys.load_signing(home.key("signing.key"))
+    with os_errors(target), item.weights.open("rb") as source, flushed(target) as sink:
         return seal_stream(
-            source,
-            sink,
-            item.architecture,
-            context,
-            claims,
-            recipient=recipient.public,
-            key=keys.load_signing(home.key("signing.key")),
+            source, sink, item.architecture, context, claims, recipient=recipient.public, key=key
         )
 
 

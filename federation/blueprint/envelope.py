@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from cryptography import cobblestone, x509
@@ -46,12 +46,23 @@ from pki.identity import Identity
 _CHUNK_BYTES = 1 << 20
 
 
+class Sink(Protocol):
+    """What ciphertext is written to: a file, or one that is flushed on the way."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take all of `data`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """What travels beside a ciphertext: the signed statement and the wrapped key."""
+    """What travels beside a ciphertext: the signed statement and the wrapped key.
+
+    `content_key` (sensitive) does not travel: the sender's own way back into what it sealed.
+    """
 
     envelope: bytes
     wrapped_key: bytes
+    content_key: bytes = field(repr=False)
 
     @property
     def statement(self) -> Statement:
@@ -95,12 +106,17 @@ def seal(
     made = seal_stream(
         io.BytesIO(weights_bytes), sink, architecture, context, claims, recipient=recipient, key=key
     )
-    return Sealed(envelope=made.envelope, wrapped_key=made.wrapped_key, ciphertext=sink.getvalue())
+    return Sealed(
+        envelope=made.envelope,
+        wrapped_key=made.wrapped_key,
+        content_key=made.content_key,
+        ciphertext=sink.getvalue(),
+    )
 
 
 def seal_stream(
     source: BinaryIO,
-    sink: BinaryIO,
+    sink: Sink,
     architecture: Mapping[str, object],
     context: Context,
     claims: Claims,
@@ -117,11 +133,12 @@ def seal_stream(
     table = canonical.encode(dict(architecture))
     content_key = cobblestone.Cobblestone256Encryptor.generate_key()
     encryptor = cobblestone.Cobblestone256Encryptor(content_key, context.binding)
-    weights_digest, digest, length = hashlib.sha256(), hashlib.sha256(), 0
+    weights_digest, digest, length, written = hashlib.sha256(), hashlib.sha256(), 0, 0
 
     def put(data: bytes) -> None:
+        nonlocal written
         digest.update(data)
-        sink.write(data)
+        written += sink.write(data)
 
     while chunk := source.read(_CHUNK_BYTES):
         weights_digest.update(chunk)
@@ -133,7 +150,7 @@ def seal_stream(
     statement = Statement(
         context=context,
         ciphertext_sha256=digest.hexdigest(),
-        ciphertext_length=sink.tell(),
+        ciphertext_length=written,
         wrapped_key_sha256=canonical.digest(wrapped),
         files=(
             FileEntry(name=WEIGHTS, sha256=weights_digest.hexdigest(), offset=0, length=length),
@@ -152,7 +169,7 @@ def seal_stream(
     data = statement.to_bytes()
     Statement.from_bytes(data)
     envelope = dsse.sign(data, PAYLOAD_TYPE, key, keyid=context.sender_cert)
-    return Seal(envelope=envelope, wrapped_key=wrapped)
+    return Seal(envelope=envelope, wrapped_key=wrapped, content_key=content_key)
 
 
 def encrypt(plaintext: bytes, key: bytes, context: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """One federation for the whole folder, and ways to make a hostile blueprint of an honest one."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,6 @@ def resign(world: Federation) -> Callable[..., Sealed]:
         envelope = dsse.sign(
             canonical.encode(table), PAYLOAD_TYPE, signer.signing_key, keyid=signer.keyid
         )
-        return Sealed(
-            envelope=envelope, wrapped_key=sealed.wrapped_key, ciphertext=sealed.ciphertext
-        )
+        return dataclasses.replace(sealed, envelope=envelope)
 
     return make

@@ -6,7 +6,7 @@ import pytest
 
 from coordinator import payloads, reviews, revocation
 from coordinator.errors import StateError
-from edge_agent import copies, submission, withdrawal
+from edge_agent import copies, outbox, submission, withdrawal
 from edge_agent import runs as agent_runs
 from federation.blueprint.approval import Decision
 from kit import clock
@@ -75,7 +75,7 @@ def test_resend_the_copy_is_sealed_to_this_site_and_opens_only_whole(enrolled):
     home = enrolled.home("a")
     item = submission.cleared(home, site.STUDY)
     digest = submission.sealed(home, site.STUDY, item, clock.utc_now()).name
-    sealed = home.path / "copies" / digest / copies.COPY
+    sealed = home.path / "copies" / digest / outbox.CIPHERTEXT
     data = sealed.read_bytes()
     weights = item.weights.read_bytes()
     assert weights[1000:1100] not in data
@@ -87,7 +87,7 @@ def test_resend_the_copy_is_sealed_to_this_site_and_opens_only_whole(enrolled):
         item.privacy,
     )
     sealed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(KitError, match="does not decrypt"):
+    with pytest.raises(KitError, match="is not the signed one"):
         copies.find(home, site.STUDY)
     sealed.write_bytes(data)
     assert copies.find(home, "other") is None

@@ -31,6 +31,7 @@ from federation.blueprint import weights
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.generator import architecture as networks
 from federation.learning.methods import federated_factory
+from federation.release.base import Base
 from federation.study import (
     BuildPolicy,
     PersonalData,
@@ -95,9 +96,17 @@ def settings(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> dict
 
 
 def run(
-    federation: Federation, epsilon: float | None, plan: FactoryPlan, *, seed: int, workers: int
+    federation: Federation,
+    epsilon: float | None,
+    plan: FactoryPlan,
+    *,
+    seed: int,
+    workers: int,
+    base: Base | None = None,
 ) -> FactoryOutcome:
     """Train every hospital's generator, build the release and judge it on the real images.
+
+    Where there is a public `base`, every generator starts from it.
 
     Raises:
         KitError: a hospital is too small for the epsilon that is asked.
@@ -105,7 +114,7 @@ def run(
     study, outline = study_for(federation.outline, epsilon, plan), federation.outline
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
-            (Path(folder) / site.site, study, site, labels, declared, plan.steps)
+            (Path(folder) / site.site, study, site, labels, declared, plan.steps, base)
             for site, labels, declared in zip(
                 federation.sites, outline.labels, outline.declared, strict=True
             )
@@ -174,7 +183,7 @@ def study_for(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> Stu
     )
 
 
-_Job = tuple[Path, Study, SiteData, tuple[str, ...], int, int | None]
+_Job = tuple[Path, Study, SiteData, tuple[str, ...], int, int | None, Base | None]
 
 
 def _train_all(jobs: Sequence[_Job], workers: int) -> list[float]:
@@ -191,6 +200,7 @@ def _train(
     labels: tuple[str, ...],
     n_declared: int,
     steps: int | None,
+    base: Base | None,
 ) -> float:
     """Train one generator; return processor seconds."""
     torch.set_num_threads(1)
@@ -203,7 +213,7 @@ def _train(
         unit_kind=Unit.IMAGE,
     )
     plan = _privacy_plan(study, n_declared, steps)
-    options = training.TrainOptions(declared_labels=labels, plan=plan, steps=steps)
+    options = training.TrainOptions(declared_labels=labels, plan=plan, steps=steps, base=base)
     account = None if plan is None else MemoryAccount()
     training.train_run(folder, study, _architecture(study), cohort, options, account)
     return time.process_time() - started

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.accuracy import MemoryAccount
+from benchmarks.accuracy.factory import MemoryAccount
 from edge_agent.datasets.examples import Cohort
 from edge_agent.gate.examination import Subjects, examine
 from edge_agent.training import run as training
 from edge_agent.training.folder import WEIGHTS
 from edge_agent.training.plan import plan_for
 from federation.learning.generator import architecture as networks
+from federation.learning.generator.kinds import DIFFUSION
 from federation.study import (
     ArchitectureRef,
     BuildPolicy,
@@ -174,7 +175,7 @@ def _study(found: Images, kind: str) -> Study:
         image=ImageRule(channels=channels, height=height, width=width),
         method="federated-factory",
         architectures=(
-            ArchitectureRef(kind=networks.KIND, version=networks.VERSION, preset=preset),
+            ArchitectureRef(kind=DIFFUSION.name, version=DIFFUSION.version, preset=preset),
         ),
         privacy=PrivacyPolicy(
             personal_data=PersonalData.REFUSED if is_private else PersonalData.ALLOWED,

@@ -45,6 +45,7 @@ class Request:
     steps: int | None
     held_out: float
     base: str = ""
+    accept_expected_loss: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,7 @@ def train(
         if not request.without_privacy:
             plan = _plan(home, folder, run_id, study, architecture, cohort, ledger, request)
             tell(trainer_of(architecture).reason(plan))
+            _tell_expected(study, preset, plan, request, tell)
         options = training.TrainOptions(
             declared_labels=request.labels,
             plan=plan,
@@ -200,6 +202,22 @@ def _check_privacy_choice(study: Study, request: Request) -> None:
         raise KitError(
             f"study `{study.id}` refuses personal data", hint="leave out --without-privacy"
         )
+
+
+def _tell_expected(
+    study: Study,
+    preset: str,
+    plan: "PrivacyPlan",
+    request: Request,
+    tell: Callable[[str], None],
+) -> None:
+    """Say what the run is expected to lose; refuse noise before anything is spent on it."""
+    from edge_agent.training.expectation import expectation
+
+    expected = expectation(study, preset, plan, len(request.labels))
+    for line in expected.lines:
+        tell(line)
+    expected.require_accepted(is_accepted=request.accept_expected_loss)
 
 
 def _run_id(folder: Path, name: str) -> str:

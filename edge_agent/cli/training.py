@@ -40,6 +40,10 @@ def train(
         bool,
         typer.Option("--without-privacy", help="Only where the study allows personal data."),
     ] = False,
+    accept_expected_loss: Annotated[
+        bool,
+        typer.Option("--accept-expected-loss", help="Train what is expected to be mostly noise."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a generator on this site's images; offline, resumable by the same command.
@@ -65,6 +69,7 @@ def train(
         steps=steps,
         held_out=held_out,
         base=base,
+        accept_expected_loss=accept_expected_loss,
     )
     with crew.led() as those:
         result = runs.train(

@@ -109,6 +109,8 @@ def train(job: Job) -> Released:
 def _require_possible(job: Job) -> None:
     if job.flip:
         raise KitError("class statistics know no mirrored images")
+    if job.start is not None:
+        raise KitError("class statistics start from no base", hint="leave out --base")
     if job.plan is not None and (job.plan.steps != STEPS or job.plan.sample_rate != 1):
         raise KitError("class statistics take no other number of steps", hint="leave out --steps")
     if job.ledger is not None and job.ledger.charged:

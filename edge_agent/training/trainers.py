@@ -32,21 +32,30 @@ class Trained(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """How one kind is trained: the free choices of its plan, their reason, and the training."""
+    """How one kind is trained: the free choices of its plan, their reason, and the training.
+
+    `measured` are pairs (strength, points of accuracy lost) as `expectation` defines them, rising
+    in strength and falling in loss.
+    """
 
     private_preset: Callable[[int], PrivatePreset]
     reason: Callable[[PrivacyPlan], str]
     train: Callable[[Job], Trained]
+    measured: tuple[tuple[float, float], ...]
 
 
 _TRAINERS = {
     DIFFUSION.name: Trainer(
-        private_preset=private_preset, reason=lambda plan: plan.reason, train=loop.train
+        private_preset=private_preset,
+        reason=lambda plan: plan.reason,
+        train=loop.train,
+        measured=((31.0, 60.0), (73.0, 20.0), (210.0, 11.0)),
     ),
     STATISTICS.name: Trainer(
         private_preset=statistics.private_preset,
         reason=statistics.reason,
         train=statistics.train,
+        measured=((4.5, 72.0), (11.5, 44.0), (29.0, 10.0), (70.0, 3.0)),
     ),
 }
 

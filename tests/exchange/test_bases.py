@@ -72,6 +72,7 @@ def test_a_site_trains_from_a_published_base_and_the_statement_names_it(enrolled
         without_privacy=False,
         steps=2,
         held_out=0.0,
+        accept_expected_loss=True,  # sixty images in three classes
     )
     with enrolled.serving() as coordinator:
         with pytest.raises(KitError, match="no base yet in study"):
@@ -90,7 +91,7 @@ def test_a_site_trains_from_a_published_base_and_the_statement_names_it(enrolled
         warm = replace(request, base=base[:12])
         result = runs.train(home, warm, now=clock.utc_now(), tell=tell)
         assert any("costs no privacy budget" in line for line in lines)
-        assert not any("warning" in line for line in lines)
+        assert not any("warning" in line for line in lines if "expect about" not in line)
         with pytest.raises(KitError, match="started with another base"):
             runs.train(home, request, now=clock.utc_now(), tell=tell)
         again = runs.train(home, warm, now=clock.utc_now(), tell=tell)

@@ -296,11 +296,11 @@ def test_noisy_counts_decide_which_classes_are_trained_on() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "_network", watched)
-        statistics.train(replace(job, ledger=Account()))
-        patch.setattr(
-            statistics,
-            "secret_noise",
-            lambda shape, *, std: torch.full(shape, 10.0, dtype=torch.double),
-        )
-        statistics.train(replace(job, ledger=Account()))
+        for noise in (0.0, 10.0):  # of a count: twice that
+            patch.setattr(
+                statistics,
+                "secret_noise",
+                lambda shape, *, std, noise=noise: torch.full(shape, noise, dtype=torch.double),
+            )
+            statistics.train(replace(job, ledger=Account()))
     assert seen == [(HERE,), (HERE, NOBODY)]

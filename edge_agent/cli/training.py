@@ -55,7 +55,7 @@ def train(
     from edge_agent.training import crew, loop
 
     if crew.is_hand():  # this process has no home, no images and no ledger of its own
-        loop.help_training()
+        loop.help_training(home)
         return
 
     request = runs.Request(
@@ -71,10 +71,9 @@ def train(
         base=base,
         accept_expected_loss=accept_expected_loss,
     )
-    with crew.led() as those:
-        result = runs.train(
-            Home.open(home), request, now=clock.utc_now(), tell=door.note, crew=those
-        )
+    agent = Home.open(home)
+    with crew.led(agent.path) as those:
+        result = runs.train(agent, request, now=clock.utc_now(), tell=door.note, crew=those)
     door.emit(result, as_json=as_json)
 
 

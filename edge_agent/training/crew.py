@@ -10,7 +10,9 @@ images' positions, take their slice, and give back the clipped sum over it. So
 - nothing random and nothing about ranks is in a checkpoint: a run may go on with another number.
 
 Who takes part in a step is secret. The slices travel between processes of one machine only:
-several machines are refused, and sockets are bound to the loopback interface.
+several machines are refused, the processes' sockets are bound to the loopback interface, and they
+find each other by a file in the site's own folder, not by a store that listens. `torchrun` has a
+store of its own, on every interface, which nothing here reads or writes.
 """
 
 import json
@@ -18,6 +20,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -176,8 +179,10 @@ def own_device() -> torch.device:
 
 
 @contextmanager
-def led() -> Iterator[Crew]:
+def led(folder: Path) -> Iterator[Crew]:
     """Yield the crew of rank 0, or `Alone` where `torchrun` started no others.
+
+    `folder` is readable by this user only; the ranks meet there.
 
     Raises:
         KitError: the ranks are on several machines, or have no GPU each.
@@ -185,7 +190,7 @@ def led() -> Iterator[Crew]:
     if _ranks() < 2:
         yield Alone()
         return
-    with _group():
+    with _group(folder):
         crew = Lead(own_device())
         try:
             yield crew
@@ -197,18 +202,18 @@ def led() -> Iterator[Crew]:
 
 
 @contextmanager
-def joined() -> Iterator[Hand]:
-    """Yield the part of a rank other than 0.
+def joined(folder: Path) -> Iterator[Hand]:
+    """Yield the part of a rank other than 0, which meets the others in `folder`.
 
     Raises:
         KitError: the ranks are on several machines, or have no GPU each.
     """
-    with _group():
+    with _group(folder):
         yield Hand(own_device())
 
 
 @contextmanager
-def _group() -> Iterator[None]:
+def _group(folder: Path) -> Iterator[None]:
     if int(os.environ.get("LOCAL_WORLD_SIZE", "0")) != _ranks():
         raise KitError(
             "training runs on the GPUs of one machine only",
@@ -224,12 +229,20 @@ def _group() -> Iterator[None]:
         os.environ[name] = _LOOPBACK
     if has_gpus:
         torch.cuda.set_device(own_device())
+    meeting = folder / f".ranks-{os.environ['TORCHELASTIC_RUN_ID']}-{os.environ['MASTER_PORT']}"
     with _named_failure():
-        dist.init_process_group("nccl" if has_gpus else "gloo", timeout=_PATIENCE)
+        dist.init_process_group(
+            "nccl" if has_gpus else "gloo",
+            store=dist.FileStore(str(meeting), _ranks()),  # type: ignore[attr-defined]
+            rank=int(os.environ["RANK"]),
+            world_size=_ranks(),
+            timeout=_PATIENCE,
+        )
     try:
         yield
     finally:
         dist.destroy_process_group()
+        meeting.unlink(missing_ok=True)
 
 
 def _ranks() -> int:

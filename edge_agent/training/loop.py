@@ -330,15 +330,16 @@ def _update(
     return PrivateUpdate(network, adam, plan), adam
 
 
-def help_training() -> None:
+def help_training(folder: Path) -> None:
     """Take part in rank 0's training until it ends; what `torchrun` starts as another rank.
 
-    Reads no file of the site and writes none: what it needs comes from rank 0.
+    Reads no file of the site and writes none: what it needs comes from rank 0, which it meets in
+    `folder`.
 
     Raises:
         KitError: the ranks do not fit this machine, or rank 0 stopped.
     """
-    with joined() as hand:
+    with joined(folder) as hand:
         while (begun := hand.begin()) is not None:
             told, images, labels = begun
             recipe, plan = Recipe(**told["recipe"]), told["plan"]

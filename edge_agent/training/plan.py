@@ -2,8 +2,9 @@
 
 Invariants:
 
-- Nothing in a plan depends on the private data: all follows from the study, the image shape and
-  `n_declared`, a public lower bound on the number of units that the operator gives.
+- Nothing in a plan depends on the images: all follows from the study, their shape, `n_declared`, a
+  public lower bound on the number of units that the operator gives, and, on patients who were
+  trained on before, from what the worst of their accounts has spent.
 - A private run makes two kinds of release: first one noisy sum per class over all units
   (`edge_agent.training.class_sums`), then the noisy gradients. Both are in `events`.
 - q = B / n_declared is the rate of the Poisson draw, and B the divisor of the noisy sum, however

@@ -1,8 +1,8 @@
 """What the processes of one training do in the tests; `torchrun` starts this file.
 
-`evidence [PLANT]`: rank 0 prints what a reader of the updates can tell, as JSON; PLANT names a bug
-of several processes, planted from outside. `run FOLDER [STOP]`: one training run into FOLDER, that
-stops by ctrl-C at step STOP.
+`evidence MEETING [PLANT]`: rank 0 prints what a reader of the updates can tell, as JSON; the
+ranks meet in the folder MEETING, and PLANT names a bug of several processes, planted from outside.
+`run FOLDER [STOP]`: one training run into FOLDER, that stops by ctrl-C at step STOP.
 """
 
 import json
@@ -44,25 +44,26 @@ def every_rank_takes_the_whole_draw(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(crew, "slice_of", lambda images, *, rank, ranks: images)
 
 
-def evidence(plant: str = "") -> None:
+def evidence(meeting: str, plant: str = "") -> None:
     with pytest.MonkeyPatch.context() as patch:
         if plant:
             globals()[plant](patch)
         if crew.is_hand():
             patch.setattr(loop, "build_network", lambda _architecture: wiring.Probe())
-            loop.help_training()
+            loop.help_training(Path(meeting))
             return
-        with crew.led() as those:
+        with crew.led(Path(meeting)) as those:
             found = {name: bool(seen) for name, seen in asdict(wiring.evidence(those)).items()}
             print(json.dumps(found | {"ranks": dist.get_world_size()}))
 
 
 def run(folder: str, stop: str = "0") -> None:
+    meeting = Path(folder).parent
     if crew.is_hand():
-        loop.help_training()
+        loop.help_training(meeting)
         return
     account = Account(Path(folder).with_suffix(".charged"), stop=int(stop))
-    with crew.led() as those:
+    with crew.led(meeting) as those:
         train(Path(folder), account, those)
 
 

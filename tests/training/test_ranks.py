@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def ranked(*arguments, ranks=2):
 
 
 def evidence(*arguments):
-    done = ranked("evidence", *arguments)
+    with tempfile.TemporaryDirectory() as meeting:
+        done = ranked("evidence", meeting, *arguments)
+        assert not list(Path(meeting).iterdir())
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

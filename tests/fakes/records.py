@@ -3,8 +3,6 @@
 Every record is made by the coordinator's own services; only the work between them is left out.
 """
 
-from types import SimpleNamespace
-
 from coordinator import registry, releases, reviews, submissions
 from coordinator.intake import supervisor
 from coordinator.submissions import BlueprintState
@@ -44,8 +42,7 @@ def publish(federation, model=b"model"):
         made = documents.release(documents.found(), model=model, study=site.STUDY)
         created = clock.rfc3339(tx.now)
         made = documents.replace(made, study_digest=study.digest, created=created)
-        plan = SimpleNamespace(to_bytes=lambda: b"{}")
-        releases._insert(coordinator, tx, made, plan, {}, replaces=False)
+        releases._insert(coordinator, tx, made, b"{}", {}, replaces=False)
         coordinator.home.release(made.digest).parent.mkdir(exist_ok=True)
         coordinator.home.release(made.digest).write_bytes(model)
     return made

@@ -1,7 +1,7 @@
 """Checking the audit log again: the tree from its leaves, and the tables from the log."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def verify(coordinator: Coordinator) -> Audit:
     """
     with coordinator.state.read() as tx:
         events = _check_tree(tx)
-        found = [*differences(tx, events), *study_key_differences(coordinator, events)]
+        found = [*differences(tx, events), *logbook.pin_differences(coordinator, tx)]
         text = logbook.Proofs(coordinator, tx).checkpoint
         cosigned = tx.connection.scalar(
             sa.select(sa.func.count())
@@ -67,14 +67,6 @@ def verify(coordinator: Coordinator) -> Audit:
         witnesses=len(witnesses),
         cosigned=cosigned or 0,
     )
-
-
-def study_key_differences(coordinator: Coordinator, events: Sequence[Event]) -> list[str]:
-    """Say whether the study key that tokens pin is the one that the log began with (A16)."""
-    founded = events[0].details.get("study_key") if events else None
-    if founded in (None, canonical.digest(coordinator.study_public)):
-        return []
-    return ["the study key in `certificates` is not the one of the log's first entry"]
 
 
 def _check_tree(tx: Transaction) -> list[Event]:

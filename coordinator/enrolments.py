@@ -57,7 +57,8 @@ def issue_token(
     registered CA that will speak for the site; None is the federation's own.
 
     Raises:
-        StateError: the site is enrolled already, or the lifetime is out of bounds.
+        StateError: the site is enrolled already, the lifetime is out of bounds, or what the token
+            would pin is not what the log began with (A16).
         NotAllowedError: it was enrolled before and no quorum consented (A1), or the authority may
             not speak for it (A14).
     """
@@ -66,6 +67,7 @@ def issue_token(
     who = identity.site(coordinator.config.federation, site)
     secret = enrolment.new_secret()
     with coordinator.write() as tx:
+        _check_pins(coordinator, tx)
         row = tx.one(sa.select(state.sites).where(state.sites.c.id == site))
         if row is not None and row.state in (registry.ACTIVE, registry.REQUESTED):
             raise StateError(
@@ -101,6 +103,16 @@ def issue_token(
         pins=pins(coordinator),
         checkpoint=logbook.checkpoint(coordinator),
     )
+
+
+def _check_pins(coordinator: Coordinator, tx: Transaction) -> None:
+    found = logbook.pin_differences(coordinator, tx)
+    if found:
+        raise StateError(
+            "; ".join(found),
+            hint="no token is made; restore `certificates` from a backup, and find out who changed"
+            " it: tokens made since pin it, and their sites refuse this log",
+        )
 
 
 def _pseudonym(tx: Transaction, who: identity.Identity) -> str:

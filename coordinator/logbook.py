@@ -12,9 +12,10 @@ from coordinator.errors import NotAllowedError, StateError
 from coordinator.state import Transaction
 from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import Event
-from federation.auditlog.history import witness_name
+from federation.auditlog.history import History, witness_name
 from kit import canonical, clock
 from kit.errors import DiskFullError, FormatError, LimitError
+from pki import certificates
 
 MAX_PAGE_LEAVES = 4096
 MAX_PAGE_BYTES = 1 << 20
@@ -102,6 +103,27 @@ def leaves(tx: Transaction, first: int) -> list[bytes]:
             break
         page.append(row.leaf)
     return page
+
+
+def pin_differences(coordinator: Coordinator, tx: Transaction) -> list[str]:
+    """Say which of the public files that tokens pin is not what the log began with (A16).
+
+    Raises:
+        FormatError: the first entry is damaged.
+    """
+    query = sa.select(state.log.c.leaf).where(state.log.c.position == 0)
+    first = [Event.from_leaf(row.leaf) for row in tx.all(query)]
+    founding = History().read(first).founding
+    expected = {
+        "root": certificates.fingerprint(coordinator.root),
+        "study key": canonical.digest(coordinator.study_public),
+    }
+    logged = ("", "") if founding is None else (founding.root, founding.study_key)
+    return [
+        f"the {name} in `certificates` is not the one of the log's first entry"
+        for (name, own), said in zip(expected.items(), logged, strict=True)
+        if own != said
+    ]
 
 
 def page(coordinator: Coordinator, first: int) -> list[bytes]:

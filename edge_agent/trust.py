@@ -7,6 +7,7 @@ Invariants:
 - A state of a blueprint or release counts only with the log entry that made it so, and none after.
 - Every leaf of the log is read, and their root is the checkpoint's; studies, recipient keys and the
   revocation list are those that the log records.
+- The root and the study key that this site pinned are those that the log begins with (A16).
 - Every receipt leads to the very checkpoint of the contact that brought it.
 """
 
@@ -21,7 +22,7 @@ from federation import dsse, study
 from federation.auditlog import merkle
 from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import PROOF_OF_STATE, Event, Kind
-from federation.auditlog.history import History, revocations_digest
+from federation.auditlog.history import Founding, History, revocations_digest
 from federation.delegation import Delegation
 from federation.release import statement as documents
 from federation.release.statement import Release, Revocations
@@ -209,7 +210,8 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
     """Verify one contact's answer against what is known.
 
     Raises:
-        TrustError: the log was rewritten, shortened or forked, or a list went back.
+        TrustError: the log was rewritten, shortened or forked, or a list went back; or the pinned
+            keys are not those that the log begins with.
         KitError: a signature, certificate or format is off.
     """
     known = before.trust
@@ -217,6 +219,7 @@ def accept(news: News, *, pins: Pins, site: str, before: Before, now: datetime) 
     held = before.leaves[: news.first_leaf]
     log = LogView.read((*held, *news.leaves), checkpoint, passed=len(held))
     log.require(_milestones(before))
+    _check_pins(pins, log.history)
     vouchings = log.vouchings((*news.witnessed, news.checkpoint), pins)
     authorities = _authority_revocations(news, pins, log.history, now)
     listed = _certificate_revocations(news, pins, before.revoked, authorities, now)
@@ -261,6 +264,20 @@ def _milestones(before: Before) -> list[Milestone]:
         root = bytes.fromhex(before.trust.root)
         marks.append(Milestone(size=before.trust.size, root=root, what="what this site saw"))
     return marks
+
+
+def _check_pins(pins: Pins, history: History) -> None:
+    """Compare what the token gave to this site with what every site reads at the log's beginning.
+
+    A token is made of files in the coordinator's home; the first entry is in every site's copy.
+    """
+    root = certificates.fingerprint(certificates.from_der(pins.root_der))
+    if history.founding != Founding(root=root, study_key=canonical.digest(pins.study_key)):
+        raise TrustError(
+            "the root or the study key that this site pinned is not the one the log begins with",
+            hint="the token was made with other keys than the federation's: do not submit, and ask"
+            " the coordinator's auditor to explain",
+        )
 
 
 def _check_list_is_logged(revocations: Revocations, history: History) -> None:

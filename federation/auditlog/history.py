@@ -46,11 +46,20 @@ class Alarm:
     until: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Founding:
+    """What a log begins with: digests of the root certificate and of the study key."""
+
+    root: str
+    study_key: str
+
+
 @dataclass(slots=True, kw_only=True)
 class History:
     """What the entries read so far say; `size` of them."""
 
     size: int = 0
+    founding: Founding | None = None  # of the first entry; a later one founds nothing
     cosigners: int = 0
     witnesses: list[Witness] = field(default_factory=list)
     sites: dict[str, str] = field(default_factory=dict)
@@ -114,7 +123,7 @@ class History:
             who = _text(details, "site")
             self.witnesses.append(Witness(pseudonym=who, key=key, since=self.size))
         elif kind is Kind.FEDERATION_CREATED:
-            self.cosigners = _number(details.get("cosigners", 0))
+            self._found(event)
         elif kind is Kind.STUDY_CREATED:
             self.studies.add(event.subject)
         elif kind is Kind.RECIPIENT_ISSUED:
@@ -148,6 +157,12 @@ class History:
             first = _number(event.details.get("restored"))  # what people signed since is lost
             self.approvals = {digest: at for digest, at in self.approvals.items() if at < first}
             self.papers = {digest: at for digest, at in self.papers.items() if at < first}
+
+    def _found(self, event: Event) -> None:
+        if self.size == 0:
+            study_key = canonical.sha256_hex(event.details.get("study_key"), what="study key")
+            self.founding = Founding(root=event.subject, study_key=study_key)
+            self.cosigners = _number(event.details.get("cosigners", 0))
 
     def _signer(self, event: Event) -> None:
         self.signers.setdefault(_text(event.details, "site"), set()).add(event.subject)

@@ -3,7 +3,7 @@
 import pytest
 
 from federation.auditlog.events import Event, Kind, read_leaf, reread_leaf
-from federation.auditlog.history import History, revocations_digest
+from federation.auditlog.history import Founding, History, revocations_digest
 from kit import canonical
 from kit.errors import FormatError
 
@@ -32,7 +32,7 @@ def joins(name):
 
 
 def founded(cosigners, *names):
-    log = [event(Kind.FEDERATION_CREATED, cosigners=cosigners)]
+    log = [event(Kind.FEDERATION_CREATED, study_key=digest("study key"), cosigners=cosigners)]
     for name in names:
         log += joins(name)
     return log
@@ -128,6 +128,17 @@ def test_a_recovery_ends_the_approvals_of_what_was_lost():
     history = History().read(log)
     assert set(history.approvals) == {digest("kept"), digest("again")}
     assert [at for at, _ in history.epochs] == [2]
+
+
+def test_a16_only_the_first_entry_founds():
+    history = History().read(founded(1, "s-a", "s-b"))
+    assert history.founding == Founding(root=digest("x"), study_key=digest("study key"))
+    again = event(Kind.FEDERATION_CREATED, "y", study_key=digest("another"), cosigners=0)
+    later = History().read([*founded(1, "s-a", "s-b"), again])
+    assert (later.founding, later.cosigners) == (history.founding, 1)
+    assert History().read([event(Kind.TOKEN_ISSUED, site="s-a"), again]).founding is None
+    with pytest.raises(FormatError):
+        History().read([event(Kind.FEDERATION_CREATED, cosigners=1)])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from coordinator import (
     audit,
     ceremony,
     delegations,
+    enrolments,
     expiries,
     founding,
     registry,
@@ -20,6 +22,8 @@ from coordinator import (
 )
 from coordinator.errors import NotFoundError, StateError
 from coordinator.home import CONFIG, CoordinatorConfig, Home
+from edge_agent import enrolment
+from edge_agent.errors import TrustError
 from federation import dsse
 from federation.auditlog.events import Event, Kind
 from federation.study import RECIPIENT_KEY_TYPE
@@ -363,11 +367,31 @@ def test_a16_another_study_key_in_the_home_is_noticed(enrolled):
     path = enrolled.hub / "certificates" / "study.pem"
     before = path.read_bytes()
     path.write_bytes(keys.public_pem(keys.public_bytes(keys.new_signing_key())))
-    with enrolled.open() as coordinator, pytest.raises(StateError, match="not the one of the log"):
-        audit.verify(coordinator)
+    with enrolled.open() as coordinator:
+        for act in (audit.verify, lambda c: enrolments.issue_token(c, "late")):
+            with pytest.raises(StateError, match="the study key in `certificates` is not"):
+                act(coordinator)
     path.write_bytes(before)
     with enrolled.open() as coordinator:
         assert audit.verify(coordinator)
+        assert enrolments.issue_token(coordinator, "late").pins.study_key
+
+
+def test_a16_a_site_refuses_a_token_that_pins_a_thiefs_study_key(enrolled):
+    """Should a changed home give one out all the same: the site reads the log's first entry."""
+    thief = keys.public_bytes(keys.new_signing_key())
+    with enrolled.serving() as coordinator:
+        honest = enrolments.issue_token(coordinator, "late")
+        pins = replace(honest.pins, study_key=thief)
+        token = enrolled.folder / "late.token"
+        token.write_bytes(replace(honest, pins=pins).to_bytes())
+        path = enrolled.folder / "late"
+        enrolments.confirm(coordinator, "late", site.ask(path, token))
+        enrolment.enrol(path, None, epsilon=8.0, delta=1e-5)
+        with pytest.raises(TrustError, match="not the one the log begins with"):
+            site.visit(enrolled.home("late"))
+        assert not list(enrolled.home("late").path.glob("studies/*"))
+        assert site.visit(site.enrol(coordinator, enrolled, "good")).studies
 
 
 def test_a16_the_keys_of_another_user_count_as_gone(tmp_path):

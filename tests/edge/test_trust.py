@@ -378,6 +378,23 @@ def test_a_study_or_recipient_key_needs_the_pinned_study_key(world, coordinator)
             believe(world, replace(news, studies=(offer,)))
 
 
+def test_a16_pins_that_the_log_does_not_begin_with_are_refused(world, coordinator):
+    """Whoever takes the home can put other keys into tokens, and sign studies with them."""
+    thief = federation.found()
+    news = coordinator.news()
+    for change in ({"study_key": thief.study_key}, {"root": thief.root, "issuing": thief.issuing}):
+        stolen = replace(world, **change)
+        forged = replace(news, studies=(MemoryCoordinator(stolen).study_news(),))
+        with pytest.raises(TrustError, match="not the one the log begins with"):
+            believe(stolen, forged)
+    # A second founding further down changes nothing, and the honest pins still fit.
+    key = canonical.digest(keys.public_bytes(thief.study_key))
+    coordinator.record(Kind.FEDERATION_CREATED, OTHER, study_key=key, cosigners=0)
+    with pytest.raises(TrustError, match="not the one the log begins with"):
+        believe(replace(world, study_key=thief.study_key), coordinator.news())
+    assert believe(world, coordinator.news()).log.history.cosigners == 1
+
+
 def delegated(world, coordinator, *, days=30, now=NOW, key=None, **changes):
     """A delegation on the log, and the study as a coordinator offers it under that delegate."""
     delegate = key or keys.new_signing_key()

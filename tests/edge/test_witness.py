@@ -34,7 +34,8 @@ def leaf(kind, subject, **details):
 
 
 def view(*names, cosigners=1, more=0):
-    leaves = [leaf(Kind.FEDERATION_CREATED, "0" * 64, cosigners=cosigners)]
+    founding = {"study_key": "1" * 64, "cosigners": cosigners}
+    leaves = [leaf(Kind.FEDERATION_CREATED, "0" * 64, **founding)]
     for name in names:
         leaves.append(leaf(Kind.WITNESS_REGISTERED, own(name).hex(), site=name))
     leaves += [leaf(Kind.KEY_DESTROYED, f"{number:064x}") for number in range(more)]

@@ -299,7 +299,9 @@ class MemoryCoordinator:
         self.now = NOW
         self.first_leaf = 0
         self.witnessed: tuple[str, ...] = ()
-        self.record(Kind.FEDERATION_CREATED, ZERO_DIGEST, cosigners=1)
+        root = certificates.fingerprint(federation.root.certificate)
+        study_key = canonical.digest(federation.pins.study_key)
+        self.record(Kind.FEDERATION_CREATED, root, study_key=study_key, cosigners=1)
         study = federation.study.digest
         self.record(Kind.STUDY_CREATED, study, round=1)
         for name in ("a", "b"):

@@ -443,7 +443,8 @@ def _check_study(offer: StudyNews, pins: Pins, site: str, history: History) -> O
     key = None
     if offer.open or offer.recipient_key:
         delegation = open_delegation(offer.delegation, pins, found)
-        if delegation is not None and history.delegations.get(found.digest) != delegation.digest:
+        named = None if delegation is None else delegation.digest
+        if history.delegations.get(found.digest) != named:  # nor is one left out that is logged
             raise TrustError(
                 f"the log does not record who may sign the recipient keys of study `{found.id}`"
             )

@@ -422,6 +422,16 @@ def test_a16_a_recipient_key_is_signed_by_the_newest_delegate_of_its_study(world
     assert believe(world, replace(news, studies=(second,))).studies[0].delegation
 
 
+def test_a16_a_delegation_that_the_log_names_is_not_left_out(world, coordinator):
+    """What the study key signed itself, before it delegated, is out of use from then on."""
+    own = coordinator.study_news()
+    assert believe(world, replace(coordinator.news(), studies=(own,))).studies[0].recipient_key
+    now = delegated(world, coordinator)
+    with pytest.raises(TrustError, match="does not record who may sign"):
+        believe(world, replace(coordinator.news(), studies=(own,)))
+    assert believe(world, replace(coordinator.news(), studies=(now,))).studies[0].delegation
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -1,9 +1,11 @@
 """Whether the offline keys have left this machine, as far as it can see (A16).
 
-A production federation, one of any name but `demo`, serves only once no readable private key file
-of the root or the study key is found in the home, beside it, or where `init` wrote them. A copy
-elsewhere on the machine, one that another user alone can read, and a sealed one under another name
-or in another folder are not found: this is a check against forgetting, not against hiding.
+A production federation, one of any name but `demo`, serves only once no readable private half of
+the root or the study key is found: anywhere in the home, by content and under whatever name (see
+`coordinator.keyfinder` for the forms and bounds), and in key files (`.key`, `.pem`) beside it or
+where `init` wrote them. A copy elsewhere on the machine, one that another user alone can read, one
+that is compressed, and a sealed one under another name are not found: this is a check against
+forgetting, not against hiding.
 """
 
 import os
@@ -13,8 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-
+from coordinator import keyfinder
 from coordinator.errors import StateError
 from coordinator.home import Home
 from coordinator.roots import (
@@ -56,12 +57,11 @@ def require_separated(home: Home) -> None:
     Raises:
         StateError: one can; the message says which file.
     """
-    inside = list(_seen(home, _inside(home)))
-    if inside:
+    inside = next(_seen(home, keyfinder.small_files(home.path)), None)
+    if inside is not None:
         raise StateError(
-            f"`{inside[0].path}` is {WHAT[inside[0].name]}, in the home of the coordinator",
-            hint=f"run `coordinator keys separate --home {home.path}`: it moves what must be"
-            " offline to a folder of its own",
+            f"`{inside.path}` is {WHAT[inside.name]}, in the home of the coordinator",
+            hint=_way_out(home, inside.path),
         )
     if home.config.federation == DEMO_FEDERATION:
         return
@@ -74,14 +74,22 @@ def require_separated(home: Home) -> None:
         )
 
 
+def _way_out(home: Home, path: Path) -> str:
+    if path.parent == home.key(path.name).parent and path.name in WHAT:
+        return (
+            f"run `coordinator keys separate --home {home.path}`: it moves what must be offline to"
+            " a folder of its own"
+        )
+    return "if it is kept offline as well, remove this copy (`shred -u`); else move it there first"
+
+
 def still_here(home: Home) -> list[Seen]:
     """Return every offline key found in the home, beside it, or where `init` wrote it.
 
     A sealed file is known by its name only, so it counts in those three places and not in every
     folder beside the home; a clear one is compared with the public keys, whatever it is called.
     """
-    known = (*_inside(home), folder_of(home), default_folder(home.path))
-    found = {seen.path: seen for seen in _seen(home, known)}
+    found = {seen.path: seen for seen in _seen(home, _in_or_at(home))}
     for seen in _seen(home, _beside(home), sealed=False):
         found.setdefault(seen.path, seen)
     return list(found.values())
@@ -109,25 +117,26 @@ def same_key(one: Path, other: Path) -> bool:
     return keys.public_of(one) == keys.public_of(other)
 
 
-def _inside(home: Home) -> tuple[Path, ...]:
-    return (home.path, home.path / "keys")
+def _in_or_at(home: Home) -> Iterator[Path]:
+    yield from keyfinder.small_files(home.path)
+    yield from _files(folder_of(home))
+    yield from _files(default_folder(home.path))
 
 
 def _beside(home: Home) -> Iterator[Path]:
-    yield home.path.parent
+    yield from _files(home.path.parent)
     with suppress(OSError):
         for folder in islice(sorted(home.path.parent.iterdir()), MAX_FILES):
             if folder.is_dir() and folder != home.path:
-                yield folder
+                yield from _files(folder)
 
 
-def _seen(home: Home, folders: Iterable[Path], *, sealed: bool = True) -> Iterator[Seen]:
+def _seen(home: Home, files: Iterable[Path], *, sealed: bool = True) -> Iterator[Seen]:
     publics = _publics(home)
-    for folder in folders:
-        for path in _files(folder):
-            name = _which(path, publics, sealed=sealed)
-            if name is not None:
-                yield Seen(name=name, path=path)
+    for path in files:
+        name = _which(path, publics, sealed=sealed)
+        if name is not None:
+            yield Seen(name=name, path=path)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -140,20 +149,20 @@ def _files(folder: Path) -> Iterator[Path]:
 def _which(path: Path, publics: dict[str, object], *, sealed: bool) -> str | None:
     """Return which offline key a file holds, if any; a reference to a token is no private key."""
     try:
-        data = read_limited(path, limit=protection.MAX_SEALED_BYTES, what="key")
-    except KitError:
+        data = read_limited(path, limit=keyfinder.MAX_FILE_BYTES, what="key")
+    except (KitError, OSError):
         return None
     if tokens.is_reference(data):
         return None
+    named = path.name if path.name in publics else None
     if protection.is_sealed(data):
-        return path.name if sealed and path.name in publics else None
-    if b"PRIVATE KEY" not in data:
-        return None
-    try:
-        public = serialization.load_pem_private_key(data, password=None).public_key()
-    except (ValueError, TypeError):
-        return path.name if path.name in publics else None
-    return next((name for name, known in publics.items() if known == public), None)
+        return named if sealed else None
+    for public in keyfinder.public_keys(data):
+        for name, known in publics.items():
+            if known == public:
+                return name
+    unread = keyfinder.holds_pem_key(data) and not any(keyfinder.public_keys(data))
+    return named if unread else None
 
 
 def _publics(home: Home) -> dict[str, object]:

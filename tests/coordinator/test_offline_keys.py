@@ -1,11 +1,15 @@
 """A16: root and study key are not in the home, and a production federation serves without them."""
 
+import io
+import json
 import os
 import shutil
+import tarfile
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from coordinator import (
     audit,
@@ -14,6 +18,7 @@ from coordinator import (
     enrolments,
     expiries,
     founding,
+    keyfinder,
     registry,
     renewals,
     roots,
@@ -137,6 +142,78 @@ def test_a16_a_production_federation_serves_only_once_the_keys_have_left(tmp_pat
     assert serves(made.home)
 
 
+def in_tar(pem):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        entry = tarfile.TarInfo("keys/a.key")
+        entry.size = len(pem)
+        archive.addfile(entry, io.BytesIO(pem))
+    return packed.getvalue()
+
+
+def other_form(pem, encoding, form):
+    key = serialization.load_pem_private_key(pem, password=None)
+    return key.private_bytes(encoding, form, serialization.NoEncryption())
+
+
+ENCODINGS, FORMS = serialization.Encoding, serialization.PrivateFormat
+DISGUISES = {
+    "keystore/old/study.key": ("study.key", bytes),
+    "backup/2026/notes": ("root.key", bytes),
+    "keys/root.key.bak": ("root.key", bytes),
+    "logs/settings.json": ("study.key", lambda pem: json.dumps({"k": pem.decode()}).encode()),
+    "shards/keys.tar": ("root.key", in_tar),
+    "a/b/c/two.txt": ("root.key", lambda pem: keys.pem(keys.new_tls_key()) + b"text\n" + pem),
+    "study.der": ("study.key", lambda pem: other_form(pem, ENCODINGS.DER, FORMS.PKCS8)),
+    "x/root.der": ("root.key", lambda pem: other_form(pem, ENCODINGS.DER, FORMS.PKCS8)),
+    "root.sec1": ("root.key", lambda p: other_form(p, ENCODINGS.PEM, FORMS.TraditionalOpenSSL)),
+    "id_study": ("study.key", lambda p: other_form(p, ENCODINGS.PEM, FORMS.OpenSSH)),
+    "staging/seed": ("study.key", lambda pem: other_form(pem, ENCODINGS.Raw, FORMS.Raw)),
+}
+
+
+def test_a16_an_offline_key_is_found_anywhere_in_the_home_by_content(tmp_path):
+    made = found(tmp_path)
+    medium = tmp_path / "safe" / "medium"
+    site.carry_away(made.roots, medium)
+    home = Home.open(made.home)
+    # What may stay: public halves, certificates, other keys, a large file, a link back up.
+    (made.home / "old").mkdir()
+    (made.home / "old" / "up").symlink_to(made.home)
+    shutil.copytree(made.home / "certificates", made.home / "old" / "certificates")
+    (made.home / "old" / "other.pem").write_bytes(keys.pem(keys.new_tls_key()))
+    (made.home / "old" / "payload").write_bytes(bytes(keyfinder.MAX_FILE_BYTES + 1))
+    assert ceremony.still_here(home) == []
+    assert serves(made.home)
+    for place, (name, disguise) in DISGUISES.items():
+        path = made.home / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(disguise((medium / name).read_bytes()))
+        assert [(seen.name, seen.path) for seen in ceremony.still_here(home)] == [(name, path)]
+        with pytest.raises(StateError, match="in the home of the coordinator") as refused:
+            serves(made.home)
+        assert "shred -u" in refused.value.hint
+        path.unlink()
+    (made.home / "old" / "medium").symlink_to(medium)
+    with pytest.raises(StateError, match="in the home of the coordinator"):
+        serves(made.home)
+    (made.home / "old" / "medium").unlink()
+    assert serves(made.home)
+
+
+def test_a16_the_search_is_bounded_and_takes_the_smallest_files_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(keyfinder, "MAX_TOTAL_BYTES", 4000)
+    (tmp_path / "a").mkdir()
+    for number in range(20):
+        (tmp_path / "a" / f"{number:02d}.shard").write_bytes(bytes(1000))
+    (tmp_path / "z").write_bytes(keys.pem(keys.new_signing_key()))
+    files = keyfinder.small_files(tmp_path)
+    assert files[0] == tmp_path / "z"
+    assert len(files) == 4
+    monkeypatch.setattr(keyfinder, "MAX_TOTAL_BYTES", 40_000)
+    assert len(keyfinder.small_files(tmp_path)) == 21
+
+
 @pytest.mark.usefixtures("passphrase")
 def test_a16_the_check_knows_a_sealed_key_by_its_name_and_passes_over_a_reference(tmp_path):
     made = found(tmp_path)
@@ -145,7 +222,8 @@ def test_a16_the_check_knows_a_sealed_key_by_its_name_and_passes_over_a_referenc
     home = Home.open(made.home)
     sealed = protection.seal_alone((medium / "study.key").read_bytes(), WORDS)
     left = made.home / "keys" / "study.key"
-    for place in (left, made.roots / "study.key"):
+    (made.home / "old").mkdir()
+    for place in (left, made.home / "old" / "study.key", made.roots / "study.key"):
         keys.files.write_secret(place, sealed)
         assert [seen.path for seen in ceremony.still_here(home)] == [place]
         place.unlink()

@@ -71,7 +71,6 @@ def _restore(coordinator: Coordinator, prefix: str, record: reviews.Recorder) ->
         done = approval.has_quorum(records, study, Decision.RESTORE)
         if done:
             back = _put_back(tx, row, before, actor=BY_QUORUM)
-            reviews.set_aside(tx, row.digest)
         now = reviews.find(tx, row.digest).state
     return Restoration(blueprint=row.digest, done=done, state=now, releases=back)
 
@@ -127,6 +126,7 @@ def _put_back(
         .where(table.c.digest == row.digest)
         .values(state=standing, reason="", destroy_after=None)
     )
+    reviews.set_aside(tx, row.digest)
     study = row.study_digest
     tx.record(Kind.BLUEPRINT_RESTORED, row.digest, actor=actor, study=study, **details)
     tx.record(kind, row.digest, actor=actor, study=study)  # a state rests on its newest entry

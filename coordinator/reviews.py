@@ -117,7 +117,7 @@ def sample_sheet(coordinator: Coordinator, prefix: str, *, per_class: int = 8) -
     return sheet_png(samples)
 
 
-# Makes one decision on a blueprint's row a record; returns all decisions on it.
+# Makes one decision on a blueprint's row a record; returns the decisions on it that count.
 Recorder = Callable[[Transaction, sa.Row[Any], Study], list[Approval]]
 
 
@@ -238,11 +238,11 @@ def record_decision(
     reviewer_key: keys.SigningKey,
     reason: str,
 ) -> list[Approval]:
-    """Sign, check and keep one decision; returns all decisions on this blueprint.
+    """Sign, check and keep one decision; returns the decisions on this blueprint that count.
 
     Raises:
         FormatError: the key is no reviewer's of this study.
-        StateError: this reviewer decided so before.
+        StateError: this reviewer decided so before, and that still counts.
     """
     salt = os.urandom(approval.SALT_BYTES)
     reason = printable_reason(reason)
@@ -279,12 +279,17 @@ def _keep(
         raise FormatError("the reason is not the one that the record commits to")
     table = state.approvals
     same = (table.c.blueprint == row.digest) & (table.c.reviewer == record.reviewer)
-    if tx.one(sa.select(table).where(same & (table.c.decision == decision))) is not None:
-        raise StateError(
-            f"reviewer `{record.reviewer}` decided to {decision} this blueprint before"
-        )
+    before = tx.one(sa.select(table).where(same & (table.c.decision == decision)))
+    if before is not None:
+        kept = Approval.verify(before.envelope, study=study, blueprint=row.digest)
+        if _counts(tx, kept, _last_turn(tx, row.digest)):
+            raise StateError(
+                f"reviewer `{record.reviewer}` decided to {decision} this blueprint before"
+            )
     if decision in _REPEATABLE:
         _require_current(tx, row.digest, record, signed.envelope)
+    if before is not None:
+        _set_aside(tx, row.digest, same & (table.c.decision == decision))
     tx.execute(
         sa.insert(table).values(
             blueprint=row.digest,
@@ -304,7 +309,8 @@ def _keep(
         key=dsse.parse(signed.envelope, approval.PAYLOAD_TYPE).keyid,
         reason=record.reason_commitment,
     )
-    return _decisions(tx, row.digest, study)
+    last = _last_turn(tx, row.digest)
+    return [made for made in _decisions(tx, row.digest, study) if _counts(tx, made, last)]
 
 
 def _require_current(tx: Transaction, blueprint: str, record: Approval, envelope: bytes) -> None:
@@ -317,9 +323,7 @@ def _require_current(tx: Transaction, blueprint: str, record: Approval, envelope
     for kept in tx.all(sa.select(table.c.envelope).where(table.c.blueprint == blueprint)):
         if dsse.parse(kept.envelope, approval.PAYLOAD_TYPE).payload == payload:
             raise StateError("this record was taken before, and what it decided is over")
-    query = sa.select(state.log.c.leaf).where(state.log.c.subject == blueprint)
-    events = [Event.from_leaf(entry.leaf) for entry in tx.all(query)]
-    last = max((event.time for event in events if event.kind in _TURNS), default="")
+    last = _last_turn(tx, blueprint)
     if record.time < last:
         raise FormatError(
             f"the record was signed at {record.time}, before the blueprint was last revoked or"
@@ -335,15 +339,37 @@ def _require_current(tx: Transaction, blueprint: str, record: Approval, envelope
         )
 
 
+def _last_turn(tx: Transaction, blueprint: str) -> str:
+    """Return when a blueprint was last revoked or restored, by the log; empty if it never was."""
+    query = sa.select(state.log.c.leaf).where(state.log.c.subject == blueprint)
+    events = [Event.from_leaf(entry.leaf) for entry in tx.all(query)]
+    return max((event.time for event in events if event.kind in _TURNS), default="")
+
+
+def _counts(tx: Transaction, record: Approval, last_turn: str) -> bool:
+    """Say whether a kept record is still of this time: it may wait for others, but not for ever.
+
+    An approval or rejection can be made once and does not age.
+    """
+    if record.decision not in _REPEATABLE:
+        return True
+    age = tx.now - clock.parse_rfc3339(record.time)
+    return record.time >= last_turn and age <= MAX_RECORD_AGE
+
+
 def set_aside(tx: Transaction, blueprint: str) -> None:
     """Keep the decisions behind a revocation that was undone, and count them no more."""
+    ended = state.approvals.c.decision.in_([str(decision) for decision in _REPEATABLE])
+    _set_aside(tx, blueprint, ended)
+
+
+def _set_aside(tx: Transaction, blueprint: str, which: sa.ColumnElement[bool]) -> None:
     table = state.approvals
-    ended = table.c.decision.in_([str(Decision.REVOKE), str(Decision.RESTORE)])
     of_it = table.c.blueprint == blueprint
     number = len(tx.all(sa.select(table.c.decision).where(of_it, table.c.decision.like("%-%"))))
     tx.execute(
         sa.update(table)
-        .where(of_it, ended)
+        .where(of_it, which)
         .values(decision=table.c.decision + sa.literal(f"-{number}"))
     )
 

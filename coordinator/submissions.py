@@ -107,7 +107,7 @@ def begin(
             expected = _expectations(coordinator, tx, site, study_digest, chain)
     if known is not None:
         return _go_on(coordinator, site, known.digest)
-    # Not under the write lock: a hostile statement takes a second of arithmetic to refuse.
+    # Not under the write lock: a hostile statement costs up to a second of arithmetic.
     statement = envelope_rules.verify_statement(envelope, wrapped_key, chain, expected)
     papers.check_outbound(coordinator, statement, expected.study, chain, given)
     require_room(coordinator.home, 2 * statement.ciphertext_length)  # intake seals it once more

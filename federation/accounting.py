@@ -60,6 +60,14 @@ class DpEvent:
             raise KitError(f"number of steps `{self.steps}` is negative")
 
 
+def work(event: DpEvent) -> float:
+    """Return what `rdp_curve` costs, in integrations at a noise multiplier of 1: 1 / sigma^2.
+
+    Without subsampling there is nothing to integrate.
+    """
+    return 0.0 if event.sample_rate == 1 else event.noise_multiplier**-2
+
+
 def rdp_curve(event: DpEvent) -> Curve:
     """Return the Renyi divergence bound of `event` at every order of `ORDERS`; curves add up.
 

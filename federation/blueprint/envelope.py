@@ -19,8 +19,8 @@ import numpy as np
 from cryptography import cobblestone, x509
 from cryptography.exceptions import InvalidTag
 
-from federation import dsse
-from federation.accounting import DpEvent, compose
+from federation import accounting, dsse
+from federation.accounting import DpEvent
 from federation.blueprint import limits, weights
 from federation.blueprint.errors import RefusalError
 from federation.blueprint.privacy import PrivacyClaim
@@ -347,7 +347,9 @@ def _check_privacy(statement: Statement, expected: Expectations) -> None:
         raise RefusalError(13, "declared epsilon or delta is over the study's policy")
     with _step(13):
         events = [DpEvent(**asdict(event)) for event in mechanism.events]
-        true_epsilon = compose(events, mechanism.delta)
+        if sum(map(accounting.work, events)) > limits.MAX_DP_WORK:
+            raise RefusalError(13, "the events have too little noise together to be recomputed")
+        true_epsilon = accounting.compose(events, mechanism.delta)
     if true_epsilon > mechanism.epsilon * (1 + limits.EPSILON_TOLERANCE):
         raise RefusalError(13, "declared epsilon is less than its own parameters give")
 

@@ -10,5 +10,6 @@ MAX_TENSOR_NORM = 1.0e5  # Euclidean, per tensor
 MAX_VALIDITY_DAYS = 30  # from issued to expires
 MAX_CLOCK_SKEW_S = 600  # a hospital's clock may run ten minutes ahead
 MAX_DP_EVENTS = 8  # counts, a warm-up and the training are two or three; each is recomputed
+MAX_DP_WORK = 101.0  # sum of 1 / sigma^2: all events cost as much as one of the least noise, 0.1
 MAX_SEQUENCE = 1 << 40  # submissions of one site to one study
 EPSILON_TOLERANCE = 1e-3  # relative; both sides run the same arithmetic on different machines

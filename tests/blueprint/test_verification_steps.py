@@ -9,10 +9,11 @@ from datetime import timedelta
 
 import pytest
 
-from federation import dsse
+from federation import accounting, dsse
 from federation.accounting import DpEvent, compose
 from federation.blueprint import envelope, limits, weights
 from federation.blueprint.errors import RefusalError
+from federation.blueprint.privacy import DeclaredEvent
 from federation.blueprint.statement import PAYLOAD_TYPE, Gate
 from federation.study import PersonalData, Unit
 from kit import canonical
@@ -183,3 +184,16 @@ def test_step_13_composes_the_events_and_never_adds_their_epsilons(world):
     assert sealed.statement.privacy.gaussian == honest
     less = replace(honest, epsilon=alone.epsilon)
     refused(13, world.verify, world.a, world.seal(world.a, claimed=claims(gaussian=less)))
+
+
+def test_step_13_recomputes_no_more_than_one_event_of_least_noise(world, monkeypatch):
+    """A2: eight events of little noise cost eight times as much to refuse as one."""
+    subsampled = DpEvent(sample_rate=1e-9, noise_multiplier=0.3, steps=1)
+    few = mechanism(*[subsampled] * 2)
+    world.open(world.a, world.seal(world.a, claimed=claims(gaussian=few)))
+    costly = DeclaredEvent(sample_rate=1e-9, noise_multiplier=0.1, steps=1)
+    many = replace(few, events=(costly,) * (limits.MAX_DP_EVENTS - 1) + few.events[-1:])
+    sealed = world.seal(world.a, claimed=claims(gaussian=many))
+    monkeypatch.setattr(accounting, "rdp_curve", lambda _event: pytest.fail("was recomputed"))
+    with pytest.raises(RefusalError, match="too little noise together"):
+        world.verify(world.a, sealed)

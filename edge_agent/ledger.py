@@ -249,25 +249,37 @@ class Ledger:
         with self._reading():
             return max(map(self._epsilon, self._histories(self._pseudonyms(units))))
 
-    def past_events(
-        self, units: Collection[str], *, unit_kind: Unit, besides: str | None = None
-    ) -> tuple[DpEvent, ...]:
-        """Return what the worst of `units` has spent or reserved, to plan the next run's noise.
+    def without_room(
+        self, units: Collection[str], events: Sequence[DpEvent], *, unit_kind: Unit, run_id: str
+    ) -> frozenset[str]:
+        """Return those of `units` whose own account cannot bear `events` any more.
+
+        Who takes part follows from each unit's own account alone, so that one unit's past neither
+        changes a run's noise nor another's part in it. A unit of run `run_id` keeps its part.
 
         Args:
-            units: the raw keys of the run that is planned.
+            units: the raw keys of the run that is planned (`Cohort.account_keys`).
+            events: all releases that the run may make.
             unit_kind: what it would protect.
-            besides: leave this run out: one that was reserved and crashed before it wrote its
-                plan is planned again to the same figures.
+            run_id: the run, which may be reserved already and go on.
 
         Raises:
             KitError: one of the units was used without privacy or under another kind of unit.
         """
+        keys, allowed = {pseudonym(self._secret, unit): unit for unit in units}, self.budget
         with self._reading():
-            histories = {h - {besides} for h in self._histories(self._pseudonyms(units))}
+            runs_of = self._runs_of(list(keys))
+            histories = set(runs_of.values())
             self._require_bounded(histories)
             self._require_one_kind(histories, unit_kind)
-            return self._events(max(histories, key=self._epsilon))
+            full = {
+                history
+                for history in histories
+                if run_id not in history
+                and compose((*self._events(history), *events), allowed.delta)
+                > allowed.epsilon + _SLACK
+            }
+        return frozenset(keys[name] for name, history in runs_of.items() if history in full)
 
     def runs_with(self, unit: str) -> tuple[str, frozenset[str]]:
         """Return one unit's pseudonym (hexadecimal) and every run that it took part in."""
@@ -460,12 +472,15 @@ class Ledger:
 
     def _histories(self, names: list[bytes]) -> set[frozenset[str]]:
         """Return the distinct sets of runs that the units took part in."""
+        return set(self._runs_of(names).values())
+
+    def _runs_of(self, names: list[bytes]) -> dict[bytes, frozenset[str]]:
+        """Return the runs that each unit took part in, which may be none."""
         self._db.execute("DELETE FROM temp.asked")
         self._db.executemany("INSERT INTO temp.asked VALUES (?)", ((n,) for n in names))
         rows = self._db.execute("SELECT unit, run FROM members JOIN temp.asked USING (unit)")
-        runs_of = self._by_unit(rows)
-        fresh: set[frozenset[str]] = {frozenset()} if len(runs_of) < len(names) else set()
-        return fresh | set(runs_of.values())
+        nothing: dict[bytes, frozenset[str]] = dict.fromkeys(names, frozenset())
+        return nothing | self._by_unit(rows)
 
     def _by_unit(self, rows: Iterable[tuple[bytes, str]]) -> dict[bytes, frozenset[str]]:
         runs_of: dict[bytes, set[str]] = {}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RUN, DATA_REPORT = "run.json", "data-report.json"
 MAX_JSON_BYTES = 1 << 24
+_REPEAT = "repeat the first command exactly, or start a new run with --run NAME"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Request:
     data: Path
     labels: tuple[str, ...]
     declared_count: int | None
+    epsilon: float | None
     run: str
     preset: str
     without_privacy: bool
@@ -129,15 +131,16 @@ def train(
     preset = request.preset or study.architectures[0].preset
     architecture = architecture_for(study, preset)
     base = bases.choose(home, study, request.base, tell=tell)
-    coins = _coins(home, folder, run_id, cohort, request)
-    trained, sitting_out = held_out.divide(cohort, coins)
     with open_ledger(home) as ledger:
         _settle_given_up(home, ledger, tell)
         plan, account = None, None
         if not request.without_privacy:
-            plan = _plan(home, folder, run_id, study, architecture, cohort, ledger, request)
+            plan = _plan(home, folder, study, architecture, cohort, request)
             tell(trainer_of(architecture).reason(plan))
             _tell_expected(study, preset, plan, request, tell)
+            cohort = _with_room(cohort, plan, ledger, run_id, tell)
+        coins = _coins(home, folder, run_id, cohort, request)
+        trained, sitting_out = held_out.divide(cohort, coins)
         options = training.TrainOptions(
             declared_labels=request.labels,
             plan=plan,
@@ -241,11 +244,9 @@ def _settle_given_up(home: Home, ledger: Ledger, tell: Callable[[str], None]) ->
 def _plan(
     home: Home,
     folder: Path,
-    run_id: str,
     study: Study,
     architecture: "Architecture",
     cohort: "Cohort",
-    ledger: Ledger,
     request: Request,
 ) -> "PrivacyPlan":
     from edge_agent.training import run as training
@@ -257,19 +258,57 @@ def _plan(
         if kept.n_declared != request.declared_count:
             raise KitError(
                 f"run `{request.run}` was started with --declared-count {kept.n_declared}",
-                hint="repeat the first command exactly, or start a new run with --run NAME",
+                hint=_REPEAT,
+            )
+        if request.epsilon is not None and kept.epsilon > request.epsilon:
+            raise KitError(
+                f"run `{request.run}` was started with epsilon {kept.epsilon:.3g}", hint=_REPEAT
             )
         return kept
+    allowed = budget(home)
+    wanted = allowed.epsilon if request.epsilon is None else request.epsilon
+    if not 0 < wanted <= allowed.epsilon:
+        raise KitError(
+            f"epsilon {wanted:g} is not within this site's lifetime budget of {allowed.epsilon:g}",
+            hint="give --epsilon more than 0 and at most that",
+        )
     return plan_for(
         study,
         n_declared=request.declared_count or 0,
         unit=cohort.unit_kind,
-        past=ledger.past_events(cohort.account_keys(), unit_kind=cohort.unit_kind, besides=run_id),
-        lifetime_epsilon=budget(home).epsilon,
-        lifetime_delta=budget(home).delta,
+        epsilon=wanted,
+        lifetime_delta=allowed.delta,
         steps=request.steps,
         preset=trainer_of(architecture).private_preset(request.declared_count or 0),
     )
+
+
+def _with_room(
+    cohort: "Cohort",
+    plan: "PrivacyPlan",
+    ledger: Ledger,
+    run_id: str,
+    tell: Callable[[str], None],
+) -> "Cohort":
+    """Return the images of the units whose own budget bears the plan; the others sit out."""
+    full = ledger.without_room(
+        cohort.account_keys(), plan.events, unit_kind=cohort.unit_kind, run_id=run_id
+    )
+    out = {u for u, d in zip(cohort.units, cohort.digests, strict=True) if u in full or d in full}
+    if not out:
+        return cohort
+    import numpy as np
+
+    have, kind = len(set(cohort.units)) - len(out), cohort.unit_kind
+    said = f"{len(out)} {kind}s have no room left for epsilon {plan.epsilon:.3g} in their lifetime"
+    if have < plan.n_declared:
+        raise KitError(
+            f"{said}; the other {have} are fewer than the {plan.n_declared} declared",
+            hint="a smaller --epsilon leaves room for more; `edge-agent audit ledger` shows what"
+            " was spent",
+        )
+    tell(f"{said} and sit this run out")
+    return cohort.part(np.flatnonzero([unit not in out for unit in cohort.units]))
 
 
 def _coins(home: Home, folder: Path, run_id: str, cohort: "Cohort", request: Request) -> "Coins":

@@ -21,6 +21,10 @@ def train(
         int | None,
         typer.Option(help="A round lower bound of the units here; public in effect."),
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="What this run may cost each unit at most; the study's by default."),
+    ] = None,
     run: Run = "",
     preset: Annotated[str, typer.Option(help="A generator preset the study allows.")] = "",
     steps: Annotated[
@@ -63,6 +67,7 @@ def train(
         data=data,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
         declared_count=declared_count,
+        epsilon=epsilon,
         run=run or study,
         preset=preset,
         without_privacy=without_privacy,

@@ -2,9 +2,9 @@
 
 Invariants:
 
-- Nothing in a plan depends on the images: all follows from the study, their shape, `n_declared`, a
-  public lower bound on the number of units that the operator gives, and, on patients who were
-  trained on before, from what the worst of their accounts has spent.
+- Nothing in a plan depends on the private data: all follows from the study, the image shape, and
+  two public figures that the operator gives: `n_declared`, a lower bound on the number of units,
+  and the run's epsilon. What was spent on a unit before decides who takes part, never the noise.
 - A private run makes two kinds of release: first one noisy sum per class over all units
   (`edge_agent.training.class_sums`), then the noisy gradients. Both are in `events`.
 - q = B / n_declared is the rate of the Poisson draw, and B the divisor of the noisy sum, however
@@ -13,7 +13,6 @@ Invariants:
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -143,21 +142,19 @@ def plan_for(
     *,
     n_declared: int,
     unit: Unit,
-    past: Sequence[DpEvent] = (),
-    lifetime_epsilon: float | None = None,
+    epsilon: float | None = None,
     lifetime_delta: float = MAX_DELTA,
     steps: int | None = None,
     preset: PrivatePreset | None = None,
 ) -> PrivacyPlan:
     """Return the plan for a site that declares at least `n_declared` units.
 
-    The run alone stays within the study's epsilon, and together with `past`, which holds what was
-    already charged to the same units, within `lifetime_epsilon` (the study's epsilon if None) at
-    `lifetime_delta` or less. `preset` holds the kind's free choices (diffusion's if None);
-    `steps` overrides its number of steps.
+    The run stays within `epsilon` or the study's, whichever is smaller, at the smallest of the
+    study's delta, `lifetime_delta` and what `n_declared` asks for. `preset` holds the kind's free
+    choices (diffusion's if None); `steps` overrides its number of steps.
 
     Raises:
-        KitError: `n_declared` is too small for a useful plan, or the budget is spent.
+        KitError: `n_declared` or the epsilon is too small for a useful plan.
     """
     if n_declared < MIN_UNITS:
         raise KitError(
@@ -166,20 +163,13 @@ def plan_for(
         )
     policy, preset = study.privacy, preset or private_preset(n_declared)
     delta = min(policy.delta, MAX_DELTA, lifetime_delta, 1 / (100 * n_declared))
-    lifetime = policy.epsilon if lifetime_epsilon is None else lifetime_epsilon
+    limit = policy.epsilon if epsilon is None else min(epsilon, policy.epsilon)
     count = preset.steps if steps is None else steps
     rate = preset.expected_batch_size / n_declared
 
     def least_noise(*first: DpEvent, rate: float, steps: int) -> float:
-        least = max(
-            noise_multiplier_for(
-                epsilon=limit,
-                delta=delta,
-                sample_rate=rate,
-                steps=steps,
-                past=(*counted, *first),
-            )
-            for limit, counted in ((policy.epsilon, ()), (lifetime, tuple(past)))
+        least = noise_multiplier_for(
+            epsilon=limit, delta=delta, sample_rate=rate, steps=steps, past=first
         )
         return math.ceil(least * _NOISE_GRID) / _NOISE_GRID
 
@@ -192,9 +182,10 @@ def plan_for(
     noise = least_noise(_sums_event(sums_noise), rate=rate, steps=count)
     if noise > preset.expected_batch_size:
         raise KitError(
-            f"the privacy budget of these {unit}s is all but spent: noise {noise:.3g} would hide "
-            f"even {preset.expected_batch_size} of them",
-            hint="train with fewer steps, or leave the budget for erasures",
+            f"epsilon {limit:g} is too small for {n_declared} {unit}s: noise {noise:.3g} would "
+            f"hide even {preset.expected_batch_size} of them",
+            hint="it takes more of them, a larger epsilon where study and site allow it, or fewer"
+            " steps",
         )
     event = DpEvent(sample_rate=rate, noise_multiplier=noise, steps=count)
     return PrivacyPlan(

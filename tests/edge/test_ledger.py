@@ -89,7 +89,6 @@ def test_steps_are_charged_to_the_first_event_until_it_is_used_up(path) -> None:
             run.charge(8)
         ledger.settle("run")
         charged = [warm_up, replace(SMALL, steps=3)]
-        assert ledger.past_events(UNITS, unit_kind=Unit.PATIENT) == tuple(charged)
         assert ledger.spent(UNITS) == compose(charged, BUDGET.delta)
     with open_ledger(path) as ledger:
         assert ledger.spent(UNITS) == compose(charged, BUDGET.delta)
@@ -194,7 +193,7 @@ def test_after_a_run_without_privacy_no_private_one_follows(path) -> None:
         with pytest.raises(KitError, match="without privacy"):
             ledger.reserve("all", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT)
         with pytest.raises(KitError, match="without privacy"):
-            ledger.past_events(UNITS, unit_kind=Unit.PATIENT)
+            ledger.without_room(UNITS, [SMALL], unit_kind=Unit.PATIENT, run_id="all")
         ledger.mark_unbounded("again", UNITS, NOW)
         with pytest.raises(KitError, match="closed"):
             ledger.charge("again", 1)
@@ -205,7 +204,7 @@ def test_no_image_is_protected_once_as_itself_and_once_as_its_patients(path) -> 
         ledger.reserve("as-images", UNITS[:2], [SMALL], NOW, unit_kind=Unit.IMAGE)
         for refused in (
             lambda: ledger.reserve("as-patients", UNITS, [SMALL], NOW, unit_kind=Unit.PATIENT),
-            lambda: ledger.past_events(UNITS, unit_kind=Unit.PATIENT),
+            lambda: ledger.without_room(UNITS, [SMALL], unit_kind=Unit.PATIENT, run_id="new"),
         ):
             with pytest.raises(KitError, match="protected the image; this one would protect the"):
                 refused()
@@ -217,16 +216,25 @@ def test_no_image_is_protected_once_as_itself_and_once_as_its_patients(path) -> 
         assert [run.unit_kind for run in ledger.runs()] == ["image", "image", "patient"]
 
 
-def test_past_events_are_those_of_the_worst_unit(path) -> None:
+def test_a_units_own_account_alone_decides_whether_it_takes_part(path) -> None:
     with open_ledger(path) as ledger:
-        assert ledger.past_events(UNITS, unit_kind=Unit.PATIENT) == ()
+
+        def without_room(units, run_id="next"):
+            return ledger.without_room(units, [EVENT], unit_kind=Unit.PATIENT, run_id=run_id)
+
+        assert without_room(UNITS) == frozenset()
         ledger.reserve("some", UNITS[:5], [SMALL], NOW, unit_kind=Unit.PATIENT)
-        ledger.reserve("worst", UNITS[5:6], [EVENT], NOW, unit_kind=Unit.PATIENT)
-        assert ledger.past_events(UNITS, unit_kind=Unit.PATIENT) == (EVENT,)
-        assert ledger.past_events(UNITS[:5], unit_kind=Unit.PATIENT) == (SMALL,)
-        assert ledger.past_events(["new"], unit_kind=Unit.PATIENT) == ()
-        assert ledger.past_events(UNITS, besides="worst", unit_kind=Unit.PATIENT) == (SMALL,)
-        assert ledger.past_events(UNITS[5:6], besides="worst", unit_kind=Unit.PATIENT) == ()
+        ledger.reserve("full", UNITS[4:6], [EVENT], NOW, unit_kind=Unit.PATIENT)
+        assert without_room(UNITS) == frozenset(UNITS[4:6])
+        assert without_room(UNITS[:4]) == without_room(["new"]) == frozenset()
+        # a run goes on with those it began with, and takes up nobody who was full before
+        assert without_room(UNITS, "full") == frozenset()
+        rest = [unit for unit in UNITS if unit not in UNITS[4:6]]
+        ledger.reserve("next", rest, [EVENT], NOW, unit_kind=Unit.PATIENT)
+        assert without_room(UNITS) == frozenset(UNITS[4:6])
+        ledger.reserve("next", rest, [EVENT], NOW, unit_kind=Unit.PATIENT)
+        with pytest.raises(KitError, match="other images or patients"):
+            ledger.reserve("next", UNITS, [EVENT], NOW, unit_kind=Unit.PATIENT)
 
 
 def test_unknown_runs_and_bad_names_are_refused(path) -> None:

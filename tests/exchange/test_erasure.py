@@ -170,6 +170,7 @@ REQUEST = agent_runs.Request(
     data=Path("unused"),
     labels=("round",),
     declared_count=60,
+    epsilon=None,
     run=site.STUDY,
     preset="tiny",
     without_privacy=False,

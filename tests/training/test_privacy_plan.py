@@ -5,7 +5,7 @@ import pytest
 
 from edge_agent.training.plan import MIN_UNITS, PrivacyPlan, plan_for
 from edge_agent.training.preset import learning_rate, private_preset, sums_share
-from federation.accounting import DpEvent, compose
+from federation.accounting import compose
 from federation.study import Unit
 from kit.errors import KitError
 
@@ -41,16 +41,15 @@ def test_delta_is_the_least_of_study_design_and_number(study, make):
     assert plan_for(strict, n_declared=400, unit=Unit.IMAGE, steps=9).delta == 1e-7
 
 
-def test_lifetime_budget_of_the_site_counts_beside_the_study(study):
-    past = [DpEvent(sample_rate=0.3, noise_multiplier=4.0, steps=300)]
-    wanted = {"n_declared": 400, "unit": Unit.IMAGE, "past": past}
-    fresh = plan_for(study, n_declared=400, unit=Unit.IMAGE)
-    ample = plan_for(study, **wanted, lifetime_epsilon=30.0)
-    assert ample.noise_multiplier == fresh.noise_multiplier
-    narrow = plan_for(study, **wanted, lifetime_epsilon=9.0, lifetime_delta=1e-6)
-    assert narrow.noise_multiplier > fresh.noise_multiplier
-    assert narrow.delta == 1e-6
-    assert compose([*past, *narrow.events], 1e-6) <= 9.0
+def test_a_run_may_cost_less_than_the_study_allows_and_never_more(study):
+    wanted = {"n_declared": 400, "unit": Unit.IMAGE}
+    whole = plan_for(study, **wanted)
+    assert 7.9 < whole.epsilon <= study.privacy.epsilon == 8
+    assert plan_for(study, **wanted, epsilon=30.0) == whole
+    less = plan_for(study, **wanted, epsilon=3.0, lifetime_delta=1e-6)
+    assert less.noise_multiplier > whole.noise_multiplier
+    assert less.delta == 1e-6
+    assert 2.9 < less.epsilon <= 3.0
 
 
 def test_expected_batch_grows_with_the_site_and_stays_a_fraction_of_it(study):
@@ -61,16 +60,13 @@ def test_expected_batch_grows_with_the_site_and_stays_a_fraction_of_it(study):
     assert all(plan.sample_rate <= 1 / 3 for plan in plans)
 
 
-def test_plan_leaves_room_for_what_was_spent_before(study):
-    past = [DpEvent(sample_rate=0.3, noise_multiplier=6.0, steps=300)]
-    fresh = plan_for(study, n_declared=400, unit=Unit.IMAGE)
-    second = plan_for(study, n_declared=400, unit=Unit.IMAGE, past=past)
-    assert second.noise_multiplier > fresh.noise_multiplier
-    assert compose([*past, *second.events], second.delta) <= study.privacy.epsilon
-    with pytest.raises(KitError, match="budget of these images is all but spent"):
-        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=fresh.events)
+def test_an_epsilon_that_leaves_nothing_but_noise_is_refused(study):
+    wanted = {"n_declared": 400, "unit": Unit.IMAGE}
+    assert plan_for(study, **wanted, epsilon=1.0).epsilon <= 1.0
+    with pytest.raises(KitError, match="would hide even 128 of them"):
+        plan_for(study, **wanted, epsilon=0.02)
     with pytest.raises(KitError, match="no noise keeps"):
-        plan_for(study, n_declared=400, unit=Unit.IMAGE, past=fresh.events * 2)
+        plan_for(study, **wanted, epsilon=1e-9)
 
 
 @pytest.mark.parametrize("declared", [0, -5, 1, MIN_UNITS - 1])

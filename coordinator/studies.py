@@ -107,9 +107,13 @@ def _check_endorsed(coordinator: Coordinator, reviewer: Reviewer) -> None:
 
     Raises:
         NotAllowedError: the site is not active.
-        KitError: the word is not that site's, or about somebody else.
+        KitError: the word is not that site's, or about somebody else, or has ended.
     """
     with coordinator.state.read() as tx:
         row = registry.active_site(tx, reviewer.site)
-    current = {row.signing_fingerprint, row.signing_previous} - {None}
-    Endorsement.verify(reviewer, federation=coordinator.config.federation, known=current)
+    Endorsement.verify(
+        reviewer,
+        federation=coordinator.config.federation,
+        certified=row.signing_fingerprint,
+        logged=coordinator.now(),
+    )

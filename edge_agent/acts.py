@@ -56,6 +56,15 @@ def note(home: Home, *digests: str) -> None:
     _write(home, Acts(since=before.since, digests=before.digests | set(digests)))
 
 
+def forget(home: Home, digest: str) -> bool:
+    """Take back what was noted; False if it never was."""
+    before = known(home)
+    if before is None or digest not in before.digests:
+        return False
+    _write(home, Acts(since=before.since, digests=before.digests - {digest}))
+    return True
+
+
 def _write(home: Home, acts: Acts) -> None:
     table = {"version": VERSION, "since": acts.since, "acts": sorted(acts.digests)}
     write_atomic(home.acts, canonical.encode(table), mode=0o600)

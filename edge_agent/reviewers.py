@@ -2,8 +2,9 @@
 
 Invariants:
 
-- A reviewer who is said to be of a site counts as endorsed only by a certificate that the log gives
-  to that site, and one said to be of this site only if this site said so.
+- A reviewer who is said to be of a site counts as endorsed only by the certificate that the log
+  gives to that site, active, where it records the study; and one said to be of this site only if
+  this site said so and did not take it back.
 - A false claim never raises at a contact, which must bring withdrawals whatever a manifest says: it
   is an alarm there, and nothing is sealed for the study. A reviewer of no site is a matter of the
   site's policy.
@@ -16,7 +17,8 @@ from edge_agent import acts, outbound
 from edge_agent.home import Home
 from edge_agent.trust import World
 from federation.auditlog import pseudonyms
-from federation.endorsement import Endorsement
+from federation.auditlog.history import Logged
+from federation.endorsement import DEFAULT_DAYS, Endorsement
 from federation.study import Reviewer, Study
 from kit import canonical, clock
 from kit.errors import KitError
@@ -41,25 +43,53 @@ class Finding:
         return f"reviewer `{self.reviewer}`: {self.words}"
 
 
-def endorse(home: Home, name: str, public_key: str, *, now: datetime) -> Reviewer:
+def endorse(
+    home: Home, name: str, public_key: str, *, now: datetime, days: int = DEFAULT_DAYS
+) -> Reviewer:
     """Sign that a person with a name and a public key (hexadecimal) is a reviewer of this site.
 
+    The word is for studies that the log records within so many `days`.
+
     Raises:
-        FormatError: name or key is none, or the key is the site's own.
+        FormatError: name or key is none, the key is the site's own, or the days out of bounds.
     """
-    word = Endorsement(
+    word = _word(home, name, public_key, now=now, days=days)
+    [leaf, *_] = certificates.from_pem(home.read(home.signing_chain, "certificate"))
+    made = word.sign(keys.load_signing(home.key("signing.key")), leaf)
+    own = certificates.fingerprint(leaf)
+    Endorsement.verify(made, federation=word.federation, certified=own, logged=now)
+    acts.note(home, word.digest)
+    return made
+
+
+def withdraw(home: Home, name: str, public_key: str, *, now: datetime) -> None:
+    """Take this site's word for a reviewer back, as far as this site goes, from now on.
+
+    An open study that lists them is an alarm here at every contact, and nothing is sealed for it.
+    Other sites go on taking the word until it ends or this site's signing key is renewed.
+
+    Raises:
+        FormatError: name or key is none.
+        KitError: this site never gave its word for them, or took it back already.
+    """
+    if not acts.forget(home, _word(home, name, public_key, now=now).digest):
+        raise KitError(
+            f"this site did not endorse `{name}` with that key, or took it back",
+            hint="name and key are those that were given to `edge-agent endorse`",
+        )
+
+
+def _word(
+    home: Home, name: str, public_key: str, *, now: datetime, days: int = DEFAULT_DAYS
+) -> Endorsement:
+    return Endorsement.of(
         federation=home.config.federation,
         site=home.config.site,
         reviewer=canonical.name(name, what="reviewer"),
         public_key=canonical.sha256_hex(public_key, what="reviewer key"),
-        time=clock.rfc3339(now),
+        now=now,
+        days=days,
     )
-    [leaf, *_] = certificates.from_pem(home.read(home.signing_chain, "certificate"))
-    made = word.sign(keys.load_signing(home.key("signing.key")), leaf)
-    known = (certificates.fingerprint(leaf),)
-    Endorsement.verify(made, federation=word.federation, known=known)
-    acts.note(home, word.digest)
-    return made
 
 
 def look(home: Home, world: World) -> list[Finding]:
@@ -69,7 +99,9 @@ def look(home: Home, world: World) -> list[Finding]:
     false = []
     for offer in world.studies:
         if offer.open:
-            found = [f for r in offer.study.reviewers if (f := _examine(home, world, r, own))]
+            people = offer.study.reviewers
+            logged = world.log.history.studies[offer.study.digest]
+            found = [f for r in people if (f := _examine(home, world, r, own, logged))]
             table = {"version": VERSION, "study": offer.study.digest}
             data = canonical.encode(table | {"findings": [asdict(f) for f in found]})
             write_atomic(home.study_file(offer.study.id, _KIND), data)
@@ -102,7 +134,7 @@ def require(home: Home, study: Study) -> None:
         KitError: one is falsely said to be of a site; or the policy wants all of them endorsed.
     """
     findings = found(home, study)
-    for finding in findings or []:
+    for finding in (*_disowned(home, study), *(findings or [])):
         if finding.is_false:
             raise KitError(
                 f"study `{study.id}` names a reviewer falsely: {finding.line}",
@@ -118,17 +150,38 @@ def require(home: Home, study: Study) -> None:
     )
 
 
-def _examine(home: Home, world: World, reviewer: Reviewer, own: frozenset[str]) -> Finding | None:
+def _disowned(home: Home, study: Study) -> list[Finding]:
+    """Say who is listed as of this site without its word as it is now, whatever a contact found."""
+    done = acts.known(home)
+    own = frozenset() if done is None else done.digests
+    mine = [r for r in study.reviewers if r.site == home.config.site]
+    now = clock.utc_now()  # no part of the digest
+    return [
+        _not_ours(r) for r in mine if _word(home, r.name, r.public_key, now=now).digest not in own
+    ]
+
+
+def _not_ours(reviewer: Reviewer) -> Finding:
+    words = "said to be of this site, which did not endorse them, or took that back"
+    return Finding(reviewer=reviewer.name, words=words, is_false=True)
+
+
+def _examine(
+    home: Home, world: World, reviewer: Reviewer, own: frozenset[str], logged: Logged
+) -> Finding | None:
     if not reviewer.site:
         return Finding(reviewer=reviewer.name, words="endorsed by no site", is_false=False)
     try:
         uri = identity.site(home.config.federation, reviewer.site).uri
         name = pseudonyms.pseudonym(world.pseudonym_salt, uri)
-        known = world.log.history.signers.get(name, set())
-        word = Endorsement.verify(reviewer, federation=home.config.federation, known=known)
+        word = Endorsement.verify(
+            reviewer,
+            federation=home.config.federation,
+            certified=world.log.history.signer_at(name, logged.index),
+            logged=clock.parse_rfc3339(logged.time),
+        )
     except KitError as error:
         return Finding(reviewer=reviewer.name, words=str(error), is_false=True)
     if reviewer.site == home.config.site and word.digest not in own:
-        words = "said to be of this site, which did not endorse them"
-        return Finding(reviewer=reviewer.name, words=words, is_false=True)
+        return _not_ours(reviewer)
     return None

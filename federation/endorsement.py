@@ -4,10 +4,13 @@ Without it, whoever holds the study key could list reviewers who do not exist. A
 "this reviewer is of site X" carries X's signed word for the name and the key, and the certificate
 that signed it. What makes that certificate X's is the audit log, which names it under X's pseudonym
 and which X itself reads: a chain alone would prove no more than that the coordinator's CA agrees.
+
+A word is for studies that the log records until it ends, at most 400 days on, while X is active and
+that certificate is its current one; so a new signing key of X takes every earlier word out of use.
 """
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Self
 
 from cryptography import x509
@@ -22,6 +25,7 @@ from pki import certificates, identity, keys, verification
 PAYLOAD_TYPE = "application/vnd.hospital-edge-kit.endorsement+json"
 VERSION = 1
 MAX_FILE_BYTES = 32 << 10
+DEFAULT_DAYS = MAX_DAYS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,18 @@ class Endorsement:
     reviewer: str
     public_key: str
     time: str
+    expires: str
+
+    @classmethod
+    def of(cls, *, now: datetime, days: int = DEFAULT_DAYS, **names: str) -> Self:
+        """Return a site's word from `now` on.
+
+        Raises:
+            FormatError: the days are out of bounds.
+        """
+        canonical.integer(days, low=1, high=MAX_DAYS, what="number of days of an endorsement")
+        expires = clock.rfc3339(now + timedelta(days=days))
+        return cls(**names, time=clock.rfc3339(now), expires=expires)
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes that are signed."""
@@ -41,7 +57,7 @@ class Endorsement:
     @property
     def digest(self) -> str:
         """The hexadecimal SHA-256 by which the site remembers its word, whenever it gave it."""
-        return canonical.digest(canonical.encode(asdict(self) | {"time": ""}))
+        return canonical.digest(canonical.encode(asdict(self) | {"time": "", "expires": ""}))
 
     def sign(self, key: keys.SigningKey, certificate: x509.Certificate) -> Reviewer:
         """Return the reviewer with the site's word, as a manifest lists them."""
@@ -55,22 +71,27 @@ class Endorsement:
         )
 
     @classmethod
-    def verify(cls, reviewer: Reviewer, *, federation: str, known: Collection[str]) -> Self:
-        """Check the word that a listed reviewer comes with.
+    def verify(
+        cls, reviewer: Reviewer, *, federation: str, certified: str | None, logged: datetime
+    ) -> Self:
+        """Check the word that a listed reviewer of a study comes with.
 
-        `known` are the fingerprints of the document-signing certificates that the site is known to
-        have held.
+        `certified` is the fingerprint of the site's current document-signing certificate, None if
+        it was not active, when the log recorded the study, which was at `logged`.
 
         Raises:
-            FormatError: it is off, about somebody else, or the certificate is not the site's.
+            FormatError: it is off, about somebody else, had ended, or the certificate is not the
+                site's, or not any more.
             IdentityError: the certificate names nobody, or the signature does not fit.
         """
         certificate = certificates.from_der(canonical.b64decode(reviewer.certificate))
         fingerprint = certificates.fingerprint(certificate)
         who = identity.site(federation, reviewer.site)
         key = certificate.public_key()
-        if fingerprint not in known or verification.claimed_identity(certificate) != who:
-            raise FormatError(f"the certificate is not one of site `{reviewer.site}`")
+        if fingerprint != certified or verification.claimed_identity(certificate) != who:
+            raise FormatError(
+                f"the certificate is not the current one of an active site `{reviewer.site}`"
+            )
         if not isinstance(key, keys.VerifyingKey):
             raise FormatError(f"the certificate of site `{reviewer.site}` is not one for documents")
         envelope = dsse.parse(canonical.b64decode(reviewer.endorsement), PAYLOAD_TYPE)
@@ -82,6 +103,8 @@ class Endorsement:
             raise FormatError("the endorsement is for another reviewer, key, site or federation")
         if found.public_key == keys.public_bytes(key).hex():
             raise FormatError("the reviewer's key is the site's own signing key, no person's")
+        if logged > clock.parse_rfc3339(found.expires):
+            raise FormatError(f"the endorsement had ended, on {found.expires}")
         return found
 
     @classmethod
@@ -92,7 +115,10 @@ class Endorsement:
         for name in ("federation", "site", "reviewer"):
             canonical.name(table[name], what=name)
         canonical.sha256_hex(table["public_key"], what="reviewer key")
-        clock.parse_rfc3339(table["time"])
+        time = clock.parse_rfc3339(table["time"])
+        expires = clock.parse_rfc3339(table["expires"], what="expires")
+        if not timedelta() < expires - time <= timedelta(days=MAX_DAYS):
+            raise FormatError(f"an endorsement lasts at most {MAX_DAYS} days")
         return cls(**table)
 
 

@@ -5,7 +5,7 @@ are on record, the coordinator to compare its tables with what it logged.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from federation.auditlog.events import PROOF_OF_STATE, Event, Kind
@@ -37,6 +37,26 @@ class Witness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """A document-signing certificate that a site held from entry `since` to entry `until`."""
+
+    certificate: str
+    since: int
+    until: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """Where a study stands on the log, and the latest time that the log gave up to there.
+
+    The latest, so that an entry dated back behind earlier ones gains nothing by it.
+    """
+
+    index: int
+    time: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
     """A revocation that may still be undone: until `until` (Unix seconds), by whom it was made."""
 
@@ -60,11 +80,12 @@ class History:
 
     size: int = 0
     founding: Founding | None = None  # of the first entry; a later one founds nothing
+    newest: str = ""  # the latest time of an entry
     cosigners: int = 0
     witnesses: list[Witness] = field(default_factory=list)
     sites: dict[str, str] = field(default_factory=dict)
-    signers: dict[str, set[str]] = field(default_factory=dict)  # of a site: signing certificates
-    studies: set[str] = field(default_factory=set)
+    signers: dict[str, list[Signer]] = field(default_factory=dict)  # of a site, oldest first
+    studies: dict[str, Logged] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
     delegations: dict[str, str] = field(default_factory=dict)  # of a study: the newest
     recipients: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -87,6 +108,7 @@ class History:
         """
         for event in events:
             if event is not None:
+                self.newest = max(self.newest, event.time)
                 self._read(event)
             self.size += 1
         return self
@@ -94,6 +116,13 @@ class History:
     def active_witnesses(self, size: int) -> list[Witness]:
         """Return the keys that counted when the log had `size` entries."""
         return [witness for witness in self.witnesses if witness.counts_at(size)]
+
+    def signer_at(self, pseudonym: str, index: int) -> str | None:
+        """Return the certificate with which an active site signed documents at a log entry."""
+        for signer in self.signers.get(pseudonym, ()):
+            if signer.since < index and (signer.until is None or index < signer.until):
+                return signer.certificate
+        return None
 
     def needed(self, own: bytes | None) -> int:
         """Return how many other sites must vouch before a release is taken.
@@ -125,7 +154,8 @@ class History:
         elif kind is Kind.FEDERATION_CREATED:
             self._found(event)
         elif kind is Kind.STUDY_CREATED:
-            self.studies.add(event.subject)
+            here = Logged(index=self.size, time=self.newest)
+            self.studies.setdefault(event.subject, here)
         elif kind is Kind.RECIPIENT_ISSUED:
             self.recipients[_text(details, "study"), _text(details, "site")] = event.subject
         elif kind is Kind.REVOCATIONS_CHANGED:
@@ -165,7 +195,15 @@ class History:
             self.cosigners = _number(event.details.get("cosigners", 0))
 
     def _signer(self, event: Event) -> None:
-        self.signers.setdefault(_text(event.details, "site"), set()).add(event.subject)
+        who = _text(event.details, "site")
+        self._end_signer(who)
+        fresh = Signer(certificate=event.subject, since=self.size)
+        self.signers.setdefault(who, []).append(fresh)
+
+    def _end_signer(self, pseudonym: str) -> None:
+        held = self.signers.get(pseudonym)
+        if held and held[-1].until is None:
+            held[-1] = replace(held[-1], until=self.size)
 
     def _papers(self, details: dict[str, Any]) -> None:
         self.papers |= {_text(details, n): self.size for n in _PAPERS if n in details}
@@ -184,6 +222,7 @@ class History:
         self.sites[pseudonym] = state
         if state == "revoked":
             self._end(pseudonym)
+            self._end_signer(pseudonym)
 
     def _end(self, pseudonym: str) -> None:
         """From here on an earlier key of this site counts no more."""

@@ -3,7 +3,7 @@
 import pytest
 
 from federation.auditlog.events import Event, Kind, read_leaf, reread_leaf
-from federation.auditlog.history import Founding, History, revocations_digest
+from federation.auditlog.history import Founding, History, Logged, revocations_digest
 from kit import canonical
 from kit.errors import FormatError
 
@@ -12,10 +12,10 @@ def digest(text):
     return canonical.digest(text.encode())
 
 
-def event(kind, subject="x", actor="coordinator", **details):
+def event(kind, subject="x", actor="coordinator", time="2026-01-31T12:00:00Z", **details):
     return Event(
         kind=kind,
-        time="2026-01-31T12:00:00Z",
+        time=time,
         subject=digest(subject),
         actor=actor,
         details=details,
@@ -115,7 +115,7 @@ def test_the_newest_entry_of_each_thing_is_in_force():
     assert history.destroyed == {digest("b")}
     assert history.releases == {digest("r"): True}
     assert history.revocations == (3, digest("list"))
-    assert history.closed == history.studies == {digest("study")}
+    assert history.closed == set(history.studies) == {digest("study")}
 
 
 def test_a_recovery_ends_the_approvals_of_what_was_lost():
@@ -128,6 +128,34 @@ def test_a_recovery_ends_the_approvals_of_what_was_lost():
     history = History().read(log)
     assert set(history.approvals) == {digest("kept"), digest("again")}
     assert [at for at, _ in history.epochs] == [2]
+
+
+def test_a15_a_site_signs_with_its_current_certificate_and_only_while_it_is_active():
+    log = [
+        *founded(1, "s-a", "s-b"),
+        event(Kind.SIGNING_KEY_RENEWED, "second", site="s-a"),
+        event(Kind.STUDY_CREATED, "study", round=1),
+        event(Kind.SITE_REVOKED, site="s-a"),
+        *joins("s-a"),
+    ]
+    history = History().read(log)
+    found = {at: history.signer_at("s-a", at) for at in range(len(log) + 1)}
+    first, second = digest("x"), digest("second")
+    assert [found[at] for at in (2, 3, 6)] == [None, first, first]  # an entry is for those after it
+    assert [found[at] for at in (8, 9, 10, 11)] == [second, None, None, None]
+    assert found[len(log)] == first
+    assert history.signer_at("s-b", len(log)) == first
+    assert history.signer_at("s-z", len(log)) is None
+
+
+def test_a15_a_study_is_of_the_latest_time_that_the_log_gave():
+    log = [
+        event(Kind.KEY_DESTROYED, time="2026-03-01T00:00:00Z"),
+        event(Kind.STUDY_CREATED, "late"),
+        event(Kind.STUDY_CREATED, "late", time="2026-05-01T00:00:00Z"),
+    ]
+    history = History().read(log)
+    assert history.studies[digest("late")] == Logged(index=1, time="2026-03-01T00:00:00Z")
 
 
 def test_a16_only_the_first_entry_founds():

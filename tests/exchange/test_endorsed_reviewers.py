@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
-from coordinator import cli, registry, studies
+from coordinator import cli, registry, state, studies
 from coordinator.errors import NotAllowedError
 from edge_agent import cli as edge_cli
 from edge_agent import outbound, reviewers, submission
+from federation.auditlog.events import Kind
 from federation.endorsement import Endorsement, from_file, to_file
 from federation.study import ENDORSED_VERSION, Reviewer, Study
 from kit import canonical, clock
@@ -100,12 +103,12 @@ def test_a15_a_site_knows_its_own_word(enrolled):
     """A stolen signing key makes a reviewer for the others, not for the site it was stolen from."""
     a, b = enrolled.home("a"), enrolled.home("b")
     chain = submission.signing_chain(a)
-    word = Endorsement(
+    word = Endorsement.of(
         federation=site.FEDERATION,
         site="a",
         reviewer="ghost",
         public_key=person(),
-        time=clock.rfc3339(clock.utc_now()),
+        now=clock.utc_now(),
     )
     ghost = word.sign(keys.load_signing(a.key("signing.key")), chain[0])
     with enrolled.serving() as coordinator:
@@ -118,6 +121,83 @@ def test_a15_a_site_knows_its_own_word(enrolled):
         endorse(a, "ghost", word.public_key)  # it was one of theirs after all: they say so again
         site.visit(a)
         assert sealed(a, haunted).is_dir()
+
+
+def refused(home, study, words):
+    site.visit(home)
+    with pytest.raises(KitError, match="names a reviewer falsely") as caught:
+        sealed(home, study)
+    assert words in str(caught.value)
+    return True
+
+
+def test_a15_a_word_ends_after_its_days(enrolled):
+    """Studies that the log recorded before stay; a later one finds the word ended, everywhere."""
+    a, b = enrolled.home("a"), enrolled.home("b")
+    now = clock.utc_now()
+    key = person()
+    for days in (0, 401):
+        with pytest.raises(FormatError, match="number of days"):
+            reviewers.endorse(a, "dr-a", key, now=now, days=days)
+    old = reviewers.endorse(a, "dr-a", key, now=now - timedelta(days=31), days=32)
+    stale = reviewers.endorse(a, "dr-s", key, now=now - timedelta(days=31), days=30)
+    with enrolled.serving() as coordinator:
+        early = study_with(coordinator, old, name="early")
+        with pytest.raises(FormatError, match="the endorsement had ended"):
+            study_with(coordinator, stale)
+        late = study_with(coordinator, stale, checked=False, name="late")
+        for home in (a, b):
+            assert refused(home, late, "the endorsement had ended")
+            assert sealed(home, early).is_dir()
+
+
+def test_a15_only_the_current_certificate_of_an_active_site_speaks_for_later_studies(enrolled):
+    a, b = enrolled.home("a"), enrolled.home("b")
+    words = "not the current one of an active site"
+    with enrolled.serving() as coordinator:
+        before = endorse(a)
+        early = study_with(coordinator, before, name="early")
+        with coordinator.write() as tx:  # site a takes a new signing key
+            name = tx.connection.scalar(
+                sa.select(state.sites.c.pseudonym).where(state.sites.c.id == "a")
+            )
+            tx.record(Kind.SIGNING_KEY_RENEWED, "1" * 64, site=name)
+        late = study_with(coordinator, before, checked=False, name="late")
+        assert refused(b, late, words)
+        assert sealed(b, early).is_dir()
+        person_of_c = endorse(enrolled.home("c"), "dr-c")
+        active = study_with(coordinator, person_of_c, name="active")
+        registry.revoke_site(coordinator, "c")
+        gone = study_with(coordinator, person_of_c, checked=False, name="gone")
+        assert refused(b, gone, words)
+        assert sealed(b, active).is_dir()
+
+
+def test_a15_a_site_takes_its_word_back(enrolled, capsys):
+    a, b = enrolled.home("a"), enrolled.home("b")
+    key = person()
+    with enrolled.serving() as coordinator:
+        one, other = endorse(a, "dr-a", key), endorse(a, "dr-o")
+        study, kept = study_with(coordinator, one), study_with(coordinator, other, name="kept")
+        for home in (a, b):
+            site.visit(home)
+            assert sealed(home, study).is_dir()
+        capsys.readouterr()
+        words = ["endorse", "dr-a", key, "--home", str(a.path), "--withdraw"]
+        edge_cli.app(words, standalone_mode=False)
+        with pytest.raises(KitError, match="took that back"):
+            sealed(a, study)  # at once, before any contact
+        later = study_with(coordinator, one, name="later")  # the coordinator cannot know
+        for item in (study, later):
+            assert refused(a, item, "took that back")
+        assert "alarm: reviewer `dr-a`" in capsys.readouterr().err
+        assert sealed(a, kept).is_dir()
+        site.visit(b)
+        assert sealed(b, later).is_dir()  # others go on until the word ends, as the manual says
+        with pytest.raises(KitError, match="did not endorse"):
+            edge_cli.app(words, standalone_mode=False)
+        with pytest.raises(KitError, match="needs `--out FILE`"):
+            edge_cli.app(words[:-1], standalone_mode=False)
 
 
 def test_a15_the_coordinator_takes_the_word_of_active_sites_only(enrolled):

@@ -119,6 +119,7 @@ def _word() -> Endorsement:
         reviewer="reviewer-0",
         public_key=DIGEST,
         time="2026-01-31T12:00:00Z",
+        expires="2026-03-31T12:00:00Z",
     )
 
 
@@ -127,8 +128,12 @@ def _endorsed() -> Reviewer:
 
 
 def _read_endorsed(data: bytes) -> None:
-    found, known = endorsement.from_file(data), (_WORLD.a.keyid,)
-    Endorsement.verify(found, federation=federation.NAME, known=known)
+    _verify_endorsed(endorsement.from_file(data))
+
+
+def _verify_endorsed(reviewer: Reviewer) -> None:
+    certified, logged = _WORLD.a.keyid, federation.NOW
+    Endorsement.verify(reviewer, federation=federation.NAME, certified=certified, logged=logged)
 
 
 def _read_endorsement(data: bytes) -> None:
@@ -136,7 +141,7 @@ def _read_endorsement(data: bytes) -> None:
     signer, kind = _WORLD.a, endorsement.PAYLOAD_TYPE
     signed = documents.sign(data, kind, signer.signing_key, signer.signing_chain[0])
     reviewer = replace(_endorsed(), endorsement=canonical.b64encode(signed))
-    Endorsement.verify(reviewer, federation=federation.NAME, known=(signer.keyid,))
+    _verify_endorsed(reviewer)
 
 
 def _read_npz(data: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import delegations, logbook, state
+from coordinator import delegations, logbook, papers, state
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.papers import Paper
@@ -176,12 +176,16 @@ def _approvals(tx: Transaction, said: History) -> list[str]:
 
 
 def _papers(tx: Transaction, said: History, settled: set[str]) -> list[str]:
-    """Want every signed document that is kept to be the one that the log names."""
+    """Want every signed document that is kept to be the one that the log names.
+
+    An order of a site that did nothing is kept without an entry: its signature speaks for it.
+    """
     return [
         f"the {row.kind} of `{row.blueprint[:16]}` is not the one on the log"
         for row in tx.all(sa.select(state.papers))
         if row.blueprint in settled and row.kind != Paper.OFFICER
-        if row.digest not in said.papers or canonical.digest(row.envelope) != row.digest
+        if canonical.digest(row.envelope) != row.digest
+        or not (row.digest in said.papers or papers.is_signed_order(row))
     ]
 
 

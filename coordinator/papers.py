@@ -19,10 +19,11 @@ from coordinator.state import Transaction
 from federation import dsse
 from federation.blueprint.outbound import PAYLOAD_TYPE, Officer, Outbound
 from federation.blueprint.statement import Statement
+from federation.release.statement import RESTORATION_TYPE, WITHDRAWAL_TYPE, Withdrawal
 from federation.study import Study
 from kit import canonical
-from kit.errors import FormatError
-from pki import certificates, identity
+from kit.errors import FormatError, KitError
+from pki import certificates, identity, keys
 
 
 class Paper(StrEnum):
@@ -107,21 +108,60 @@ def of(tx: Transaction, blueprint: str, kind: Paper) -> list[sa.Row[Any]]:
 
 
 def has(tx: Transaction, envelope: bytes) -> bool:
-    """Say whether a paper was kept before: what it orders was done then, and once is enough."""
+    """Say whether a paper was kept before: it counted then, whatever it did, and once is enough."""
     table = state.papers
     digest = canonical.digest(envelope)
     return tx.one(sa.select(table.c.digest).where(table.c.digest == digest)) is not None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """An order of a site that was kept; `time` is by the site's own clock."""
+
+    time: str
+    is_undo: bool
+
+
+def last_word(tx: Transaction, blueprint: str, site: str) -> Word | None:
+    """Return the last order that a site signed about a blueprint, whatever it did."""
+    words = [
+        Word(time=_time_of(row.envelope), is_undo=kind is Paper.RESTORATION)
+        for kind in (Paper.WITHDRAWAL, Paper.RESTORATION)
+        for row in of(tx, blueprint, kind)
+        if _is_from(tx, row.envelope, site)
+    ]
+    return max(words, key=lambda word: (word.time, word.is_undo), default=None)
+
+
+def is_signed_order(row: sa.Row[Any]) -> bool:
+    """Say whether a kept paper is an order about its blueprint, signed by the key kept with it."""
+    kinds = {Paper.WITHDRAWAL: WITHDRAWAL_TYPE, Paper.RESTORATION: RESTORATION_TYPE}
+    try:
+        parsed = dsse.parse(row.envelope, kinds[Paper(row.kind)])
+        leaf = certificates.from_pem(row.chain)[0]
+        key = keys.verifying_key(keys.public_bytes(leaf.public_key()))  # type: ignore[arg-type]
+        order = Withdrawal.from_bytes(dsse.verify(parsed, key))
+    except (KeyError, KitError):
+        return False
+    return parsed.keyid == certificates.fingerprint(leaf) and order.blueprint == row.blueprint
+
+
 def was_withdrawn(tx: Transaction, blueprint: str, site: str) -> bool:
     """Say whether a site took a blueprint back before it arrived here."""
+    found = of(tx, blueprint, Paper.WITHDRAWAL)
+    return any(_is_from(tx, row.envelope, site) for row in found)
+
+
+def _is_from(tx: Transaction, envelope: bytes, site: str) -> bool:
     table = state.certificates
-    for row in of(tx, blueprint, Paper.WITHDRAWAL):
-        signer = canonical.decode(row.envelope)["signatures"][0]["keyid"]
-        held = (table.c.fingerprint == signer) & (table.c.holder == site)
-        if tx.one(sa.select(table.c.fingerprint).where(held)) is not None:
-            return True
-    return False
+    signer = canonical.decode(envelope)["signatures"][0]["keyid"]
+    held = (table.c.fingerprint == signer) & (table.c.holder == site)
+    return tx.one(sa.select(table.c.fingerprint).where(held)) is not None
+
+
+def _time_of(envelope: bytes) -> str:
+    kind = canonical.decode(envelope)["payloadType"]
+    return Withdrawal.from_bytes(dsse.parse(envelope, kind).payload).time
 
 
 def logged(tx: Transaction, blueprint: str) -> dict[str, str]:

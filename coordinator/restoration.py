@@ -1,6 +1,7 @@
 """Undoing a revocation within its grace period (A3): by whom it was made, and on the log.
 
-What a quorum revoked a quorum restores; what a site withdrew only the site's signing key does.
+What a quorum revoked a quorum restores; what a site withdrew only the site's signing key does,
+also where the site's order came after the quorum's revocation.
 After the grace period there is nothing left to restore.
 """
 
@@ -9,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import descent, registry, releases, reviews, state
+from coordinator import descent, papers, registry, releases, reviews, state
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.state import Transaction
@@ -96,6 +97,8 @@ def _undoable(tx: Transaction, row: sa.Row[Any], *, actor: str) -> tuple[Kind, B
     rows = tx.all(query.order_by(state.log.c.position))
     events = [Event.from_leaf(entry.leaf) for entry in rows]
     [by] = [event.actor for event in events if event.kind is Kind.BLUEPRINT_REVOKED][-1:]
+    if by == actor == BY_QUORUM and _is_withdrawn(tx, row):
+        raise StateError(f"{name} is not yours to restore: its site withdrew it as well")
     if by != actor:
         whose = "its site withdrew it" if actor == BY_QUORUM else "a quorum of reviewers revoked it"
         raise StateError(f"{name} is not yours to restore: {whose}")
@@ -109,6 +112,12 @@ def _undoable(tx: Transaction, row: sa.Row[Any], *, actor: str) -> tuple[Kind, B
     descent.require_standing(tx, row.digest)
     last = [event.kind for event in events if event.kind in _PROOF][-1]
     return last, _PROOF[last]
+
+
+def _is_withdrawn(tx: Transaction, row: sa.Row[Any]) -> bool:
+    """Say whether its site's last word, which may have come after a quorum's, takes it back."""
+    last = papers.last_word(tx, row.digest, row.site)
+    return last is not None and not last.is_undo
 
 
 def _put_back(

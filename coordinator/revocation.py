@@ -35,7 +35,7 @@ from coordinator.state import Transaction
 from coordinator.submissions import BlueprintState
 from federation import dsse
 from federation.auditlog.events import Kind
-from federation.blueprint import approval
+from federation.blueprint import approval, limits
 from federation.blueprint.approval import Decision
 from federation.release.statement import (
     RESTORATION_TYPE,
@@ -53,6 +53,7 @@ NOT_REACHED = (
     "released models at sites until their next contact, and predictions already made",
     "copies outside the kit: backups of the key store, sticks, disk images, what people saw",
 )
+_SKEW = timedelta(seconds=limits.MAX_CLOCK_SKEW_S)
 REVOCABLE = (BlueprintState.RECEIVED, BlueprintState.PENDING, BlueprintState.APPROVED)
 
 
@@ -132,13 +133,17 @@ def withdraw(
 ) -> str:
     """Revoke a site's own blueprint on its signed word, or undo that; returns its digest.
 
-    An order is carried out once: one that comes again, as with a file that is imported twice,
-    changes nothing. One for a blueprint that is not here keeps it from being taken in later.
+    An order counts once, whatever it did: one that comes again, as with a file that is imported
+    twice, changes nothing, also where it was refused for the blueprint's state. The last that the
+    site signed counts, in whichever order they come. One for a blueprint that is not here keeps it
+    from being taken in later.
 
     Raises:
-        FormatError: the order is off, or not signed by this site (A3).
+        FormatError: the order is off, from the future, or not signed by this site (A3).
         NotAllowedError: the blueprint is another site's, or the certificate not the current one.
-        StateError: it is in no state to be revoked, or to be restored.
+        StateError: it is in no state to be revoked, or to be restored; or the site signed another
+            order since.
+        LimitError: this site sent too many orders today that did nothing.
     """
     is_undo = _kind_of(envelope) == RESTORATION_TYPE
     with coordinator.state.read() as tx:
@@ -156,16 +161,53 @@ def withdraw(
     )
     order = Withdrawal.from_bytes(payload)
     destroy_due(coordinator)
+    refused: StateError | None = None
     with drawn_on(coordinator.home), coordinator.write() as tx:
         site_row = registry.active_site(tx, site)
         rekeying.check_signer(site_row, chain)
         rekeying.settle_signer(tx, site_row, certificates.fingerprint(chain[0]))
-        act = _put_back if is_undo else _take_back
-        if not papers.has(tx, envelope) and act(coordinator, tx, site_row, order, envelope):
+        if not papers.has(tx, envelope):
+            _check_clock(tx, order)
+            act = _put_back if is_undo else _take_back
+            try:
+                _check_last(tx, site, order)
+                done = act(coordinator, tx, site_row, order, envelope)
+            except StateError as error:  # raised before anything was changed
+                refused, done = error, False
+            if not done:
+                logbook.charge(tx, site)  # keeping it takes room, as an entry does
             kind = papers.Paper.RESTORATION if is_undo else papers.Paper.WITHDRAWAL
             papers.keep(tx, order.blueprint, kind, envelope, chain=certificates.pem(*chain))
+    if refused is not None:
+        raise refused
     destroy_due(coordinator)
     return order.blueprint
+
+
+def _check_clock(tx: Transaction, order: Withdrawal) -> None:
+    """Refuse an order from the future: it would outlast every later word of its site."""
+    if clock.parse_rfc3339(order.time) - tx.now > _SKEW:
+        raise FormatError(
+            f"the order was signed at {order.time}, which is yet to come",
+            hint="set the clock that is wrong; then the site orders again",
+        )
+
+
+def _check_last(tx: Transaction, site: str, order: Withdrawal) -> None:
+    """Refuse an order older than the last that its site signed, both by the site's own clock.
+
+    An honest file that comes late is carried out, whatever others decided since: it is still what
+    the site said last.
+    """
+    last = papers.last_word(tx, order.blueprint, site)
+    if last is not None and order.time < last.time:
+        what = "undoing" if last.is_undo else "withdrawal"
+        raise StateError(
+            f"the site signed this order at {order.time}, and another since: the {what} of"
+            f" {last.time} counts",
+            hint="if it wants something else now, it orders again; if this was signed later, its"
+            " clock was wrong",
+        )
 
 
 def _put_back(

@@ -2,7 +2,8 @@
 
 There is no channel to read an identity from. Who speaks is who signed the file: a token's key
 before enrolment, the site's registered document-signing certificate after it. What a file asks for
-goes through the same services as a call, so its checks, log entries and states are the same.
+goes through the same services as a call, so its checks, log entries and states are the same. Files
+may overtake each other: of a site's orders about a blueprint the last that it signed counts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -161,7 +162,7 @@ def _take(coordinator: Coordinator, stick: Stick) -> Imported:
     if stick.has(rules.COSIGN):
         word = _message(pb.CosignRequest, stick.read(rules.COSIGN))
         requests.cosign(coordinator, site, word, oldest=WORD_AGE)
-    orders = [_withdraw(coordinator, stick, part.name) for part in stick.index.orders]
+    orders = _withdraw_all(coordinator, stick)
     if stick.has(rules.BEGIN):
         digest = _receive(coordinator, stick)
         _take_in(coordinator)
@@ -171,6 +172,20 @@ def _take(coordinator: Coordinator, stick: Stick) -> Imported:
     renewed = _renew(coordinator, stick)
     found = _imported(coordinator, stick.index)
     return replace(found, orders=standing, renewed=renewed, **result)
+
+
+def _withdraw_all(coordinator: Coordinator, stick: Stick) -> list[str]:
+    """Carry out every order before saying that one of them does not count."""
+    orders: list[str] = []
+    refused: list[StateError] = []
+    for part in stick.index.orders:
+        try:
+            orders.append(_withdraw(coordinator, stick, part.name))
+        except StateError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    return orders
 
 
 def _withdraw(coordinator: Coordinator, stick: Stick, part: str) -> str:

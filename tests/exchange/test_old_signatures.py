@@ -3,12 +3,14 @@
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
-from coordinator import audit, restoration, reviews, revocation
+from coordinator import audit, restoration, reviews, revocation, state
 from coordinator.errors import StateError
 from edge_agent import submission, withdrawal
-from federation.release.statement import RESTORATION_TYPE, WITHDRAWAL_TYPE
-from kit import clock
+from federation.release.statement import RESTORATION_TYPE, WITHDRAWAL_TYPE, sign
+from kit import canonical, clock
+from kit.errors import FormatError
 from pki import keys
 from tests.fakes import runs, site
 
@@ -108,3 +110,58 @@ def test_a3_half_a_quorum_ends_with_a_sites_undo(two, second):
         assert [said.split(":")[0] for said in shown.decisions] == ["reviewer-2"]
         assert revoke(two, coordinator, two.reviewer())
         assert audit.verify(coordinator)
+
+
+def test_a3_an_order_that_did_nothing_does_nothing_later(two, second):
+    """A replay by whoever kept it: over a stolen session, or from an old stick."""
+    reviewers = (two.reviewer(), second)
+    with two.open() as coordinator:
+        early = order(two, RESTORATION_TYPE)
+        with pytest.raises(StateError, match="is pending, not revoked"):
+            send(coordinator, early)
+        send(coordinator, order(two, ahead=timedelta(seconds=1)))
+        send(coordinator, early)  # counted once
+        assert two.states()["a"] == "revoked"
+        send(coordinator, order(two, RESTORATION_TYPE, ahead=timedelta(seconds=2)))
+        assert two.states()["a"] == "pending"
+        assert [revoke(two, coordinator, key) for key in reviewers] == [False, True]
+        while_revoked = order(two, ahead=timedelta(seconds=3))
+        send(coordinator, while_revoked)
+        with pytest.raises(StateError, match="its site withdrew it as well"):
+            restore(two, coordinator, second)
+        with pytest.raises(StateError, match="a quorum of reviewers revoked it"):
+            send(coordinator, order(two, RESTORATION_TYPE, ahead=timedelta(seconds=4)))
+        assert [restore(two, coordinator, key) for key in reviewers] == [False, True]
+        send(coordinator, while_revoked)
+        assert two.states()["a"] == "pending"
+        send(coordinator, order(two, ahead=timedelta(seconds=5)))
+        assert two.states()["a"] == "revoked"
+        assert audit.verify(coordinator)
+        table = state.papers
+        with coordinator.write() as tx:  # an order that the site never signed
+            payload = revocation.ordered(early[0]).to_bytes()
+            forged = sign(payload, RESTORATION_TYPE, second, early[1][0])
+            values = {"envelope": forged, "digest": canonical.digest(forged)}
+            kept = table.c.digest == canonical.digest(early[0])
+            assert tx.execute(sa.update(table).where(kept).values(values)).rowcount == 1
+        with pytest.raises(StateError, match=r"restoration of .* is not the one on the log"):
+            audit.verify(coordinator)
+
+
+def test_a3_the_last_word_that_a_site_signed_counts(two):
+    """By its own clock, in whichever order they come, and none from the future."""
+    with two.open() as coordinator:
+        held = order(two)
+        held_undo = order(two, RESTORATION_TYPE, ahead=timedelta(seconds=1))
+        with pytest.raises(FormatError, match="yet to come"):
+            send(coordinator, order(two, RESTORATION_TYPE, ahead=timedelta(minutes=20)))
+        send(coordinator, order(two, ahead=timedelta(seconds=2)))
+        with pytest.raises(StateError, match=r"the withdrawal of .* counts"):
+            send(coordinator, held_undo)
+        assert two.states()["a"] == "revoked"
+        send(coordinator, order(two, RESTORATION_TYPE, ahead=timedelta(seconds=3)))
+        with pytest.raises(StateError, match=r"the undoing of .* counts"):
+            send(coordinator, held)
+        assert two.states()["a"] == "pending"
+        send(coordinator, order(two, ahead=timedelta(seconds=4)))
+        assert two.states()["a"] == "revoked"

@@ -138,14 +138,28 @@ def test_a3_an_undo_travels_by_stick_and_neither_file_works_twice(graceful):
     home, other = graceful.home("a"), graceful.home("b")
     back, undone = graceful.folder / "withdraw.stick", graceful.folder / "undo.stick"
     digest = graceful.digest("a")
+    begun = now()
+
+    def at(seconds):
+        return begun + timedelta(seconds=seconds)
+
     with graceful.open() as coordinator:
         news(coordinator, home)
         with pytest.raises(KitError, match="nothing of this site is revoked"):
             edge.undo(home, site.STUDY, undone, reason="we were wrong", now=now())
-        edge.withdraw(home, site.STUDY, back, reason="asked", now=now())
-        edge.undo(home, site.STUDY, undone, reason="we were wrong", now=now())
+        edge.withdraw(home, site.STUDY, back, reason="asked", now=at(1))
+        edge.undo(home, site.STUDY, undone, reason="we were wrong", now=at(2))
+        before = kinds(coordinator)
         with pytest.raises(StateError, match="not revoked"):
             stick.import_file(coordinator, undone)  # the wrong order of two files
+        with pytest.raises(StateError, match="another since") as refusal:
+            stick.import_file(coordinator, back)  # the site thought better of it
+        assert "orders again" in refusal.value.hint
+        for file in (back, undone):
+            assert stick.import_file(coordinator, file).orders == {digest: "pending"}
+        assert kinds(coordinator) == before
+        edge.withdraw(home, site.STUDY, back, reason="asked after all", now=at(3))
+        edge.undo(home, site.STUDY, undone, reason="we were wrong", now=at(4))
         assert stick.import_file(coordinator, back).orders == {digest: "revoked"}
         assert stick.import_file(coordinator, undone).orders == {digest: "pending"}
         entries = [e.kind for e in logbook.events(coordinator) if e.subject == digest]
@@ -154,7 +168,7 @@ def test_a3_an_undo_travels_by_stick_and_neither_file_works_twice(graceful):
         for file in (back, undone):  # what was done once is not done again
             assert stick.import_file(coordinator, file).orders == {digest: "pending"}
         assert kinds(coordinator) == before
-        edge.withdraw(home, site.STUDY, back, reason="asked again", now=now())
+        edge.withdraw(home, site.STUDY, back, reason="asked again", now=at(5))
         assert stick.import_file(coordinator, back).orders == {digest: "revoked"}
         news(coordinator, other)
         assert audit.verify(coordinator)

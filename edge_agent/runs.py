@@ -40,7 +40,7 @@ class Request:
     data: Path
     labels: tuple[str, ...]
     declared_count: int | None
-    epsilon: float | None
+    epsilon: float | None = None
     run: str
     preset: str
     without_privacy: bool

@@ -57,7 +57,7 @@ def require_separated(home: Home) -> None:
     Raises:
         StateError: one can; the message says which file.
     """
-    inside = next(_seen(home, keyfinder.small_files(home.path)), None)
+    inside = next(_seen(home, _in(home)), None)
     if inside is not None:
         raise StateError(
             f"`{inside.path}` is {WHAT[inside.name]}, in the home of the coordinator",
@@ -117,8 +117,12 @@ def same_key(one: Path, other: Path) -> bool:
     return keys.public_of(one) == keys.public_of(other)
 
 
+def _in(home: Home) -> list[Path]:
+    return keyfinder.small_files(home.path, never=home.database_files)
+
+
 def _in_or_at(home: Home) -> Iterator[Path]:
-    yield from keyfinder.small_files(home.path)
+    yield from _in(home)
     yield from _files(folder_of(home))
     yield from _files(default_folder(home.path))
 

@@ -90,6 +90,12 @@ class Home:
         """The SQLite state."""
         return self.path / "state.sqlite"
 
+    @property
+    def database_files(self) -> tuple[Path, ...]:
+        """The SQLite state and what SQLite keeps beside it; only SQLite opens them."""
+        name = self.database.name
+        return tuple(self.path / f"{name}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
+
     def staging(self, digest: str) -> Path:
         """Return the path of an upload that is not complete."""
         return private_folder(self.path / "staging") / f"{digest}.part"

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,25 @@ _P256 = bytes.fromhex("0201010420")  # RFC 5915: version 1, then the secret
 _log = logging.getLogger(__name__)
 
 
-def small_files(folder: Path) -> list[Path]:
+def small_files(folder: Path, *, never: Iterable[Path] = ()) -> list[Path]:
     """Return every readable file of up to 1 MiB under a folder, smallest first, links followed.
 
     At most 100,000 files, and 64 MiB of them together; a warning says when that left any out.
+
+    `never` are files not to be opened, under whatever name: a database of this process. To close
+    any descriptor of one drops the process's POSIX locks on it (fcntl(2)), and the next process
+    takes the database for its own.
     """
     found: list[tuple[int, Path]] = []
     seen: set[tuple[int, int]] = set()
+    spared = {place for place in map(_place, never) if place is not None}
     for where, folders, names in os.walk(folder, followlinks=True):
         place = _place(Path(where))
         if place is None or place in seen or len(found) >= MAX_FILES:  # a link back up, or enough
             folders.clear()
             continue
         seen.add(place)
-        found += _candidates(Path(where), names)
+        found += _candidates(Path(where), names, spared)
     total, kept = 0, []
     for size, path in sorted(found)[:MAX_FILES]:
         total += size
@@ -78,20 +83,23 @@ def holds_pem_key(data: bytes) -> bool:
     return next(_pem_blocks(data), None) is not None
 
 
-def _place(folder: Path) -> tuple[int, int] | None:
+def _place(path: Path) -> tuple[int, int] | None:
     with suppress(OSError):
-        status = folder.stat()
+        status = path.stat()
         return status.st_dev, status.st_ino
     return None
 
 
-def _candidates(folder: Path, names: list[str]) -> Iterator[tuple[int, Path]]:
+def _candidates(
+    folder: Path, names: list[str], spared: set[tuple[int, int]]
+) -> Iterator[tuple[int, Path]]:
     for name in names:
         path = folder / name
         with suppress(OSError):
             status = path.stat()
             is_small = stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_FILE_BYTES
-            if is_small and os.access(path, os.R_OK):
+            is_spared = (status.st_dev, status.st_ino) in spared
+            if is_small and not is_spared and os.access(path, os.R_OK):
                 yield status.st_size, path
 
 

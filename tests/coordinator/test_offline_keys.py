@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +27,7 @@ from coordinator import (
     separation,
     state,
 )
+from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.home import CONFIG, CoordinatorConfig, Home
 from edge_agent import enrolment
@@ -199,6 +202,25 @@ def test_a16_an_offline_key_is_found_anywhere_in_the_home_by_content(tmp_path):
         serves(made.home)
     (made.home / "old" / "medium").unlink()
     assert serves(made.home)
+
+
+def test_a16_the_search_leaves_an_open_database_its_locks(tmp_path):
+    """A descriptor of it that is closed here would let the next process delete the journal."""
+    made = found(tmp_path)
+    site.carry_away(made.roots, tmp_path / "safe" / "medium")
+    look = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT 1 FROM log').close()"
+    with Coordinator.open(made.home) as coordinator, coordinator.state.kept_open():
+        (made.home / "old").mkdir()
+        os.link(coordinator.home.database, made.home / "old" / "same")
+        ceremony.require_separated(coordinator.home)
+        journal = coordinator.home.database_files[1]
+        assert journal.exists()
+        subprocess.run([sys.executable, "-c", look, coordinator.home.database], check=True)
+        assert journal.exists()
+        # reading it as any file shows that the look would have found the journal free
+        coordinator.home.database.read_bytes()
+        subprocess.run([sys.executable, "-c", look, coordinator.home.database], check=True)
+        assert not journal.exists()
 
 
 def test_a16_the_search_is_bounded_and_takes_the_smallest_files_first(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from PIL import Image
 
-from coordinator import messages
+from coordinator import contact, messages
 from edge_agent import messages as answers
 from edge_agent import trust
 from edge_agent.datasets import decode, npz
@@ -63,7 +63,7 @@ def _text(data: bytes) -> str:
 
 
 def _receipt() -> Receipt:
-    entries = _HUB.entries(federation.ZERO_DIGEST)
+    entries = _HUB.entries(certificates.fingerprint(_WORLD.root.certificate))
     return Receipt.from_text(entries[0].receipt)
 
 
@@ -160,6 +160,13 @@ def _read_answer(data: bytes) -> None:
         return
     before = trust.Before(trust=None)
     trust.accept(answers.news(reply), pins=_WORLD.pins, site="a", before=before, now=NOW)
+
+
+def _answer() -> Any:
+    """Return the coordinator's message for what a site reads as one list: releases and bases."""
+    news = _HUB.news()
+    fields = {slot: getattr(news, slot) for slot in news.__slots__}
+    return messages.contact_reply(contact.News(**fields, bases=news.releases[:1]))
 
 
 def _stick() -> tuple[stick.Index, dict[str, bytes]]:
@@ -322,7 +329,7 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
     ),
     "answer to a contact": (
         _read_answer,
-        lambda: messages.contact_reply(_HUB.news()).SerializeToString(),
+        lambda: _answer().SerializeToString(),
     ),
     "stick index": (stick.Index.from_bytes, _stick()[0].to_bytes),
     "stick file": (_read_stick, _stick_file),

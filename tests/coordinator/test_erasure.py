@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from coordinator import (
     audit,
+    enrolments,
     erasure,
     logbook,
     readmission,
@@ -120,7 +121,7 @@ def test_a_reason_is_erased_and_log_quorum_and_receipts_stand(pending):
             data = path.read_bytes()
             assert not any(mark in data for mark in (*MARKS, *READMISSION_MARKS)), path
     with pending.open() as coordinator:  # the consent still stands: it is a signature, not words
-        assert registry.issue_token(coordinator, "c").site == "c"
+        assert enrolments.issue_token(coordinator, "c").site == "c"
 
 
 def test_the_words_behind_a_sites_own_orders_are_erased_and_the_orders_stand(pending):
@@ -160,6 +161,7 @@ def test_every_table_with_words_of_a_person_is_one_that_erasure_knows():
         "blueprints.reason",  # the kit's own words, or those of a check
         "certificates.reason",  # RFC 5280's names
         "authorities.sites",
+        "blueprints.support",  # numbers by class
         "studies.tables",
         "releases.card",  # numbers and class names
     }

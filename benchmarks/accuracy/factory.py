@@ -113,18 +113,12 @@ def run(
     """
     study, outline = study_for(federation.outline, epsilon, plan), federation.outline
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [
-            (Path(folder) / site.site, study, site, labels, declared, plan.steps, base)
-            for site, labels, declared in zip(
-                federation.sites, outline.labels, outline.declared, strict=True
-            )
-        ]
-        seconds = _train_all(jobs, workers)
+        runs, seconds = train(federation, epsilon, plan, Path(folder), workers=workers, base=base)
         started = time.process_time()
         shards = []
-        for index, (run_folder, _, _, labels, *_) in enumerate(jobs):
+        for index, (run_folder, labels) in enumerate(zip(runs, outline.labels, strict=True)):
             shards += _shards(run_folder, study, labels, seed=seed * 100 + index)
-        size = sum((run_folder / WEIGHTS).stat().st_size for run_folder, *_ in jobs)
+        size = sum((run_folder / WEIGHTS).stat().st_size for run_folder in runs)
     model = federated_factory.release_model(
         shards,
         classes=study.classes,
@@ -139,6 +133,33 @@ def run(
         build_s=round(time.process_time() - started, 1),
         bytes=size,
     )
+
+
+def train(
+    federation: Federation,
+    epsilon: float | None,
+    plan: FactoryPlan,
+    folder: Path,
+    *,
+    workers: int,
+    base: Base | None = None,
+) -> tuple[list[Path], list[float]]:
+    """Train every hospital's generator below `folder`, where finished ones are left as they are.
+
+    Returns the run folders and the processor seconds of each.
+
+    Raises:
+        KitError: a hospital is too small for the epsilon that is asked.
+    """
+    study, outline = study_for(federation.outline, epsilon, plan), federation.outline
+    jobs = [
+        (folder / site.site, study, site, labels, declared, plan.steps, base)
+        for site, labels, declared in zip(
+            federation.sites, outline.labels, outline.declared, strict=True
+        )
+    ]
+    seconds = _train_all(jobs, workers)
+    return [run for run, *_ in jobs], seconds
 
 
 def _constants(architecture: networks.Architecture) -> dict[str, Any]:
@@ -235,13 +256,19 @@ def _plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan:
     return plan_for(study, n_declared=n_declared, unit=Unit.IMAGE, preset=preset, steps=steps)
 
 
-def _shards(
-    folder: Path, study: Study, labels: Sequence[str], *, seed: int
-) -> list[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
+def generator(folder: Path, study: Study) -> tuple[torch.nn.Module, networks.Architecture]:
+    """Return the network of a finished run with the weights that would leave."""
     architecture = _architecture(study)
     network = networks.build_network(architecture)
     data = (folder / WEIGHTS).read_bytes()
     networks.load_weights(network, weights.read(data, networks.expected_tensors(architecture)))
+    return network, architecture
+
+
+def _shards(
+    folder: Path, study: Study, labels: Sequence[str], *, seed: int
+) -> list[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
+    network, architecture = generator(folder, study)
     shards = []
     for label in labels:
         index = study.classes.index(label)

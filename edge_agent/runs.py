@@ -113,6 +113,7 @@ def train(
 
     study = home.study(request.study)
     _check_privacy_choice(study, request)
+    held_out.require_share(request.held_out)
     folder = home.run(request.run)
     require_not_erased(folder, request.run)
     gone = Erased(home)

@@ -56,11 +56,7 @@ def tossed(path: Path, units: Iterable[str], share: float, *, secret: bytes, run
         KitError: the share is out of range or another than the run was started with, or the file
             is damaged.
     """
-    if not 0 <= share <= MAX_SHARE:
-        raise KitError(
-            f"a share of {share:g} cannot be held out",
-            hint=f"give 0 to {MAX_SHARE:g}; 0.1 by default",
-        )
+    require_share(share)
     names = sorted(set(units))
     if path.is_file():
         return _read(path, names, share, secret=secret, run_id=run_id)
@@ -77,6 +73,19 @@ def tossed(path: Path, units: Iterable[str], share: float, *, secret: bytes, run
     }
     write_atomic(path, (json.dumps(table) + "\n").encode(), mode=0o600)
     return Coins(share=share, included=included, excluded=excluded)
+
+
+def require_share(share: float) -> None:
+    """Check that a share can be held out.
+
+    Raises:
+        KitError: it is out of range.
+    """
+    if not 0 <= share <= MAX_SHARE:
+        raise KitError(
+            f"a share of {share:g} cannot be held out",
+            hint=f"give 0 to {MAX_SHARE:g}; 0.1 by default",
+        )
 
 
 def divide(cohort: Cohort, coins: Coins) -> tuple[Cohort, Cohort]:

@@ -11,7 +11,7 @@ import torch
 from coordinator.intake import limited
 from federation.blueprint import envelope, weights
 from federation.blueprint.statement import WEIGHTS, Statement
-from federation.learning.downstream.support import SupportEstimate, support_estimate
+from federation.learning.downstream.support import SupportEstimate
 from federation.learning.generator import network as _network  # noqa: F401 - loads diffusers
 from federation.learning.generator.architecture import (
     Architecture,
@@ -24,8 +24,7 @@ from federation.study import Study
 from kit import canonical, seeds
 from kit.errors import KitError
 
-SAMPLES_PER_CLASS = 64
-MINIMUM_IMAGES = 2  # a class that is said to be made of fewer is judged as if of so many
+SAMPLES_PER_CLASS = federated_factory.REVIEWED_SAMPLES
 _SAMPLER_STEPS = 12
 _MAX_SEALED_BYTES = 1 << 30
 
@@ -56,9 +55,6 @@ def check(
 ) -> dict[str, SupportEstimate]:
     """Run step 23 on the tensors of a generator; returns what every class showed.
 
-    A class has at least the study's minimum of units, so a generator whose support is a replay of
-    fewer images than that has learnt next to nothing else.
-
     Raises:
         KitError: the samples of a class show nothing, or repeat a handful of images.
     """
@@ -67,7 +63,6 @@ def check(
     network = build_network(architecture)
     load_weights(network, arrays)
     found = {}
-    images_at_least = max(study.minimum_per_class, MINIMUM_IMAGES)
     for label in statement.outputs:
         labels = torch.full((SAMPLES_PER_CLASS,), study.classes.index(label))
         images = sample(
@@ -78,10 +73,9 @@ def check(
             steps=_SAMPLER_STEPS,
             batch_size=SAMPLES_PER_CLASS,
         ).numpy()
-        federated_factory.check_samples(images)
-        found[label] = support_estimate(images)
-        if found[label].replays(images_at_least):
-            raise KitError(f"a class repeats a handful of images: {found[label].words()}")
+        found[label] = federated_factory.review_class(
+            images, minimum_per_class=study.minimum_per_class
+        )
     return found
 
 

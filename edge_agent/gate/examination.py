@@ -25,6 +25,7 @@ from edge_agent.gate.membership import membership
 from edge_agent.gate.near_copies import near_copies, usual_of
 from edge_agent.gate.one_run import one_run
 from edge_agent.gate.pixels import UnitImages
+from edge_agent.gate.review import review
 from edge_agent.gate.support import support
 from edge_agent.gate.verdict import GateReport
 from edge_agent.ledger import GateVerdict, Ledger
@@ -84,6 +85,7 @@ def examine(
         subjects,
         _scores(network, architecture, subjects),
         claim=_claim(folder),
+        minimum_per_class=study.minimum_per_class,
     )
     salt = hmac.digest(secret, b"gate: salt\0" + weights.encode(), hashlib.sha256).hex()
     table = report.to_table() | {"weights": weights, "salt": salt, "lines": report.lines()}
@@ -97,8 +99,9 @@ def judge(
     scores: Scores,
     *,
     claim: Claim,
+    minimum_per_class: int,
 ) -> GateReport:
-    """Ask the four questions of samples and scores.
+    """Ask the five questions of samples and scores.
 
     Args:
         samples: float32 [n, C, H, W] in [-1, 1], the generator's; 64 or more per class tell most.
@@ -106,6 +109,7 @@ def judge(
         subjects: whom it was trained on, and who sat out.
         scores: a membership score of every unit that is asked about.
         claim: the run's epsilon and delta.
+        minimum_per_class: the study's.
 
     Raises:
         KitError: a sample is not finite, or there are under `MIN_UNITS` trained units.
@@ -128,6 +132,7 @@ def judge(
     tossed = sorted(unit for unit in scores if unit in held_out | subjects.included)
     return GateReport(
         checks=(
+            review(samples, sample_labels, minimum_per_class=minimum_per_class),
             support(samples, sample_labels, trained.labels, nearest=nearest),
             near_copies(samples, images, usual),
             membership(

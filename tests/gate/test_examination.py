@@ -86,7 +86,7 @@ def test_a_run_holds_units_out_and_only_pass_or_fail_leaves_it_a11(home, outcome
     out = json.loads((outcome.folder / HELD_OUT).read_text())["excluded"]
     assert 20 < len(out) < 70
     names = [check["name"] for check in report["checks"]]
-    assert names == ["support", "near-copies", "membership", "one-run"]
+    assert names == ["review", "support", "near-copies", "membership", "one-run"]
     assert f"that {len(out)} held-out units can show" in " ".join(said)
     leaving = of_run(home, "real")
     assert leaving.gate.passed is report["passed"] is outcome.gate_passed is True

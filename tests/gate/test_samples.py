@@ -2,14 +2,17 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from edge_agent.gate.near_copies import MIN_HELD_OUT_IMAGES
 from edge_agent.gate.pixels import MAX_REFERENCES
+from edge_agent.gate.review import review
 from edge_agent.gate.verdict import Outcome
 from federation.learning.downstream.support import support_size
+from federation.learning.methods.federated_factory import review_class
 from kit import canonical
 from kit.errors import KitError
 from tests.gate.cohorts import check, digits, make_cohort
@@ -55,7 +58,7 @@ def test_real_images_that_were_not_trained_on_pass(seed: int, classes: tuple[int
     site = Site(seed, classes)
     report = check(site.held_out, site.held_labels, site.cohort)
     assert report.passed, report
-    assert outcomes(report) == {"support": PASSED, "near-copies": PASSED}
+    assert outcomes(report) == {"review": PASSED, "support": PASSED, "near-copies": PASSED}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -108,7 +111,7 @@ def test_one_copy_in_five_fails(seed: int) -> None:
     copies, of_class = site.replay(len(samples) // 5)
     samples[: len(copies)], labels[: len(copies)] = copies, of_class
     report = check(samples, labels, site.cohort)
-    assert outcomes(report) == {"support": PASSED, "near-copies": FAILED}
+    assert outcomes(report) == {"review": PASSED, "support": PASSED, "near-copies": FAILED}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -118,8 +121,8 @@ def test_a_collapsed_class_fails_by_its_support(seed: int) -> None:
     collapsed = np.flatnonzero(labels == 5)
     samples[collapsed] = samples[collapsed[0]]
     report = check(samples, labels, site.cohort)
-    assert outcomes(report) == {"support": FAILED, "near-copies": PASSED}
-    assert "class 5" in report.checks[0].words
+    assert outcomes(report) == {"review": FAILED, "support": FAILED, "near-copies": PASSED}
+    assert all("class 5" in check.words for check in report.checks[:2])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -191,6 +194,7 @@ def test_the_report_is_canonical_json() -> None:
     )
     assert table["passed"] is True
     assert [c["name"] for c in table["checks"]] == [
+        "review",
         "support",
         "near-copies",
         "membership",
@@ -234,3 +238,16 @@ def test_the_birthday_estimate_is_monotone_and_bounded_without_a_collision() -> 
     estimates = [support_size(64, distinct) for distinct in range(1, 65)]
     assert estimates == sorted(estimates)
     assert estimates[-1] == 64 * 64 / 2
+
+
+def test_what_intake_would_refuse_does_not_leave() -> None:
+    site = Site(0)
+    alike = np.repeat(site.held_out[:1], 64, axis=0)
+    rng = np.random.default_rng(0)
+    for scale, passes in ((0.2, True), (0.01, False)):
+        samples = alike + scale * rng.standard_normal(alike.shape).astype(np.float32)
+        found = review(samples, np.full(64, 5), minimum_per_class=10)
+        assert (found.outcome is PASSED) is passes
+        with nullcontext() if passes else pytest.raises(KitError, match="image"):
+            review_class(samples, minimum_per_class=10)
+    assert "the coordinator would refuse it" in found.words

@@ -178,6 +178,20 @@ def test_an_estimate_is_a_law_however_large_the_noise(noise):
         assert law.finer_energy >= 0
 
 
+def test_noise_never_makes_samples_that_are_all_alike():
+    power, exact = spectrum(1, 8, 8).power, []
+    for noise in (30.0, 100.0, 1e4):
+        negative = 0
+        for seed in range(40):
+            _, sums = sums_of(np.random.default_rng(seed), noise=noise)
+            law = estimate(sums, power)
+            negative += np.trace(sums.products) < 0
+            energy = float((law.factor**2).sum()) + law.finer_energy
+            assert energy / 64 > 0.005  # two samples differ by a tenth and more
+        exact.append(negative)
+    assert max(exact) >= 10, "the noise was never large enough to hide the trace"
+
+
 def test_shrinking_brings_noisy_means_nearer_to_the_truth():
     power = spectrum(1, 8, 8).power
     raw, shrunk = 0.0, 0.0

@@ -31,13 +31,15 @@ import torch
 from torch import nn
 
 from federation.learning.downstream.numerics import deterministic_algorithms
-from federation.learning.downstream.support import Samples
+from federation.learning.downstream.support import Samples, SupportEstimate, support_estimate
 from federation.learning.downstream.train import TrainedClassifier, train_classifier
 from federation.learning.generator.architecture import Architecture
 from federation.learning.generator.sampler import sample
 from kit.errors import KitError
 
 SHARD_BATCH = 64  # images the sampler sees at once: part of the bits, never an option
+REVIEWED_SAMPLES = 64  # of a class, in intake and in the site's own gate
+_MINIMUM_IMAGES = 2  # a class that is said to be made of fewer is judged as if of so many
 CONSTANT_STD = 0.01  # of the intensity range: an image flatter than this shows nothing
 
 Shard = npt.NDArray[np.uint8]
@@ -189,3 +191,23 @@ def check_samples(images: Samples) -> None:
         raise KitError("the generator's samples are constant images")
     if len(flat) > 1 and float(flat.std(axis=0).max()) < CONSTANT_STD:
         raise KitError("the generator's samples are all the same image")
+
+
+def review_class(images: Samples, *, minimum_per_class: int) -> SupportEstimate:
+    """Ask of one class what needs no private image: step 23, and the site's gate before it.
+
+    A class has at least the study's minimum of units, so a generator whose support is a replay of
+    fewer images than that has learnt next to nothing else.
+
+    Args:
+        images: [n, C, H, W] of one class, float32 in [-1, 1] or uint8; `REVIEWED_SAMPLES` of them.
+        minimum_per_class: the study's.
+
+    Raises:
+        KitError: the samples show nothing, or repeat a handful of images.
+    """
+    check_samples(images)
+    found = support_estimate(images)
+    if found.replays(max(minimum_per_class, _MINIMUM_IMAGES)):
+        raise KitError(f"a class repeats a handful of images: {found.words()}")
+    return found

@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import trials
 from demo.data import deal
 from edge_agent.datasets.examples import Cohort
-from edge_agent.training import run as training
-from edge_agent.training.folder import WEIGHTS
-from edge_agent.training.plan import plan_for
-from edge_agent.training.trainers import trainer_of
-from federation.blueprint import weights
 from federation.learning.downstream.train import predict_logits
-from federation.learning.generator import architecture as networks
 from federation.learning.methods import federated_factory
-from federation.study import (
-    BuildPolicy,
-    ImageRule,
-    PersonalData,
-    PrivacyPolicy,
-    Reviewer,
-    Study,
-    Unit,
-)
+from federation.study import ImageRule, Study
 from kit import door, seeds
 
-DELTA = 1e-5
 _HELD_OUT_DIGITS = 397
-
-
-@dataclass
-class MemoryAccount:
-    """Counts steps; a benchmark deals public data and spends no patient's budget."""
-
-    charged: int = 0
-
-    def charge(self, steps: int) -> None:
-        """Count `steps` more."""
-        self.charged += steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +94,15 @@ def _cell(
         cohort = _cohort(images, labels, size, rng)
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            network = _trained(Path(folder) / "run", study, cohort, tuple(labels))
+            run = Path(folder) / "run"
+            trials.train(run, study, cohort, tuple(labels), n_declared=len(cohort.images))
+            network = trials.generator(run, study)
         seconds += time.monotonic() - started
         for label in labels:
             position = study.classes.index(label)
             drawn = federated_factory.shard(
                 network,
-                networks.architecture_for(study, preset),
+                trials.architecture_of(study),
                 position,
                 size=study.build.shard_size,
                 seed=seeds.seed(bytes([seed, index]), label),
@@ -153,25 +130,6 @@ def _cell(
     }
 
 
-def _trained(
-    folder: Path, study: Study, cohort: Cohort, labels: tuple[str, ...]
-) -> torch.nn.Module:
-    preset = study.architectures[0].preset
-    architecture = networks.architecture_for(study, preset)
-    plan, account = None, None
-    if study.privacy.personal_data is PersonalData.REFUSED:
-        count = len(cohort.images)
-        made = trainer_of(architecture).private_preset(count)
-        plan = plan_for(study, n_declared=count, unit=Unit.IMAGE, preset=made)
-        account = MemoryAccount()
-    options = training.TrainOptions(declared_labels=labels, plan=plan)
-    training.train_run(folder, study, architecture, cohort, options, account)
-    network = networks.build_network(architecture)
-    data = (folder / WEIGHTS).read_bytes()
-    networks.load_weights(network, weights.read(data, networks.expected_tensors(architecture)))
-    return network
-
-
 def _cohort(images: Images, labels: list[str], size: int, rng: np.random.Generator) -> Cohort:
     """Deal `size` images, as even over the classes as can be."""
     chosen = []
@@ -180,45 +138,24 @@ def _cohort(images: Images, labels: list[str], size: int, rng: np.random.Generat
         wanted = size // len(labels) + (number < size % len(labels))
         chosen.append(rng.permutation(of_class)[:wanted])
     index = np.concatenate(chosen)
-    units = tuple(f"{i:064x}" for i in index)
-    return Cohort(
-        images=images.train[index],
-        labels=images.train_labels[index],
-        units=units,
-        digests=units,
-        unit_kind=Unit.IMAGE,
-    )
+    units = [f"{i:064x}" for i in index]
+    return trials.cohort_of(images.train[index], images.train_labels[index], units)
 
 
 def _study(images: Images, preset: str, epsilon: float, options: argparse.Namespace) -> Study:
     _, channels, height, width = images.train.shape
-    is_private = math.isfinite(epsilon)
-    return Study(
-        federation="benchmark",
-        id="cohort",
-        round=1,
-        title="cohort",
-        classes=images.classes,
-        image=ImageRule(channels=channels, height=height, width=width),
-        method="federated-factory",
-        architectures=(networks.reference(preset),),
-        privacy=PrivacyPolicy(
-            personal_data=PersonalData.REFUSED if is_private else PersonalData.ALLOWED,
-            unit=Unit.IMAGE,
-            epsilon=epsilon if is_private else 1.0,
-            delta=DELTA,
-        ),
-        minimum_per_class=10,
-        build=BuildPolicy(
-            version=1,
-            shard_size=options.shard_size,
-            sampler_steps=10,
-            classifier="resnet-small",
-            classifier_steps=options.classifier_steps,
-        ),
-        quorum=1,
-        reviewers=(Reviewer(name="nobody", public_key="0" * 64),),
-        created="2026-01-01T00:00:00Z",
+    build = replace(
+        trials.DEFAULT_BUILD,
+        shard_size=options.shard_size,
+        classifier_steps=options.classifier_steps,
+    )
+    return trials.study_of(
+        "cohort",
+        images.classes,
+        ImageRule(channels=channels, height=height, width=width),
+        epsilon=epsilon if math.isfinite(epsilon) else None,
+        preset=preset,
+        build=build,
     )
 
 

@@ -25,30 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.accuracy.factory import MemoryAccount
+from benchmarks import trials
 from edge_agent.datasets.examples import Cohort
 from edge_agent.gate.examination import Subjects, examine
-from edge_agent.training import run as training
-from edge_agent.training.folder import WEIGHTS
-from edge_agent.training.plan import plan_for
-from federation.learning.generator import architecture as networks
-from federation.learning.generator.kinds import DIFFUSION
-from federation.study import (
-    ArchitectureRef,
-    BuildPolicy,
-    ImageRule,
-    PersonalData,
-    PrivacyPolicy,
-    Reviewer,
-    Study,
-    Unit,
-)
+from federation.study import ImageRule, Study
 from kit import door
 
 KINDS = ("replay", "honest", "epsilon-8", "epsilon-1")
 REPLAYED, REPLAYED_CLASSES = 60, (4, 5, 6)
 MAX_IMAGES = 2_400
-DELTA = 1e-5
 SECRET = b"nobody's secret: a benchmark has no patients"
 
 
@@ -113,8 +98,8 @@ def _one(
     subjects = _deal(found, kind, seed)
     labels = tuple(found.classes[i] for i in np.unique(subjects.trained.labels))
     started = time.monotonic()
-    if not (work / WEIGHTS).exists():
-        _train(study, subjects, labels, work, options)
+    if not trials.is_trained(work):
+        _train(study, kind, subjects, labels, work, options)
     trained = time.monotonic()
     report = json.loads(examine(work, study, labels, subjects, SECRET))
     row = {
@@ -150,78 +135,34 @@ def _deal(found: Images, kind: str, seed: int) -> Subjects:
 
 
 def _cohort(found: Images, chosen: np.ndarray) -> Cohort:
-    names = tuple(f"{i:06d}" for i in chosen)
-    return Cohort(
-        images=found.images[chosen],
-        labels=found.labels[chosen],
-        units=names,
-        digests=names,
-        unit_kind=Unit.IMAGE,
-    )
+    units = [f"{i:06d}" for i in chosen]
+    return trials.cohort_of(found.images[chosen], found.labels[chosen], units)
 
 
 def _study(found: Images, kind: str) -> Study:
     channels, height, width = found.images.shape[1:]
-    is_private = kind.startswith("epsilon")
-    preset = networks.default_preset(height, width)
-    if not is_private and preset == "tiny":
-        preset = "tiny-wide"
-    return Study(
-        federation="benchmark",
-        id=kind,
-        round=1,
-        title=kind,
-        classes=found.classes,
-        image=ImageRule(channels=channels, height=height, width=width),
-        method="federated-factory",
-        architectures=(
-            ArchitectureRef(kind=DIFFUSION.name, version=DIFFUSION.version, preset=preset),
-        ),
-        privacy=PrivacyPolicy(
-            personal_data=PersonalData.REFUSED if is_private else PersonalData.ALLOWED,
-            unit=Unit.IMAGE,
-            epsilon=float(kind.partition("-")[2]) if is_private else 8.0,
-            delta=DELTA,
-        ),
-        minimum_per_class=10,
-        build=BuildPolicy(
-            version=1,
-            shard_size=300,
-            sampler_steps=10,
-            classifier="resnet-small",
-            classifier_steps=600,
-        ),
-        quorum=1,
-        reviewers=(Reviewer(name="nobody", public_key="0" * 64),),
-        created="2026-01-01T00:00:00Z",
-    )
+    rule = ImageRule(channels=channels, height=height, width=width)
+    epsilon = float(kind.partition("-")[2]) if kind.startswith("epsilon") else None
+    return trials.study_of(kind, found.classes, rule, epsilon=epsilon)
 
 
 def _train(
     study: Study,
+    kind: str,
     subjects: Subjects,
     labels: tuple[str, ...],
     work: Path,
     options: argparse.Namespace,
 ) -> None:
-    plan, account, steps = None, None, options.plain_steps
-    if study.privacy.personal_data is PersonalData.REFUSED:
-        count = len(subjects.trained.images) + len(subjects.held_out.images)
-        declared, steps = count // 100 * 100, options.private_steps
-        plan = plan_for(study, n_declared=declared, unit=Unit.IMAGE, steps=steps)
-        account = MemoryAccount()
-    training.train_run(
+    count = len(subjects.trained.images) + len(subjects.held_out.images)
+    trials.train(
         work,
         study,
-        networks.architecture_for(study, study.architectures[0].preset),
         subjects.trained,
-        training.TrainOptions(
-            declared_labels=labels,
-            plan=plan,
-            held_out=len(subjects.held_out.images),
-            steps=steps,
-        ),
-        account,
+        labels,
+        n_declared=count // 100 * 100,
+        steps=options.private_steps if kind.startswith("epsilon") else options.plain_steps,
+        held_out=len(subjects.held_out.images),
     )
 
 

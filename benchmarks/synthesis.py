@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler
 
+from benchmarks import trials
 from benchmarks.accuracy import datasets, factory
 from benchmarks.baselines import CLASSIFIER, score
 from federation.learning.generator import sampler
@@ -152,14 +153,15 @@ def _of_seed(seed: int, options: argparse.Namespace, folder: Path) -> list[dict[
     runs, _ = factory.train(federation, options.epsilon, plan, below, workers=options.workers)
     outline = federation.outline
     study = factory.study_for(outline, options.epsilon, plan)
-    generators = [factory.generator(run, study) for run in runs]
+    architecture = trials.architecture_of(study)
+    generators = [trials.generator(run, study) for run in runs]
     size = 8 if options.quick else plan.shard_size
     rows = []
     for way in ways(quick=options.quick):
         started = time.process_time()
         shards = [
             (index, _shard(network, architecture, way, index, size, seed))
-            for (network, architecture), labels in zip(generators, outline.labels, strict=True)
+            for network, labels in zip(generators, outline.labels, strict=True)
             for index in map(outline.classes.index, labels)
         ]
         drawn = time.process_time() - started

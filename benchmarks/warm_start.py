@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import trials
 from benchmarks.accuracy import datasets, factory
 from benchmarks.accuracy.datasets import Outline
 from benchmarks.accuracy.factory import FactoryPlan
@@ -72,7 +73,7 @@ def _base(outline: Outline, plan: FactoryPlan, start: str, steps: int) -> Base |
     if start == RANDOM:
         return None
     study = factory.study_for(outline, 1.0, plan)  # the network is the same at every epsilon
-    return _made(networks.architecture_for(study, study.architectures[0].preset), start, steps)
+    return _made(trials.architecture_of(study), start, steps)
 
 
 @cache

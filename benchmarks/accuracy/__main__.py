@@ -60,6 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--show", action="store_true", help="measure nothing, print the table of the record")
     add("--quick", action="store_true", help="a few steps and one seed: the path, no learning")
     add("--json", type=Path, help="write all figures here")
+    add("--work", type=Path, help="keep generators below this folder, and use those there")
     add("--workers", type=int, default=1, help="generators that are trained side by side")
     plan = FactoryPlan()
     add("--preset", help="of the generator, instead of the kit's choice")
@@ -82,6 +83,7 @@ class _Benchmark:
             names = ("preset", "steps", "shard_size", "sampler_steps", "classifier_steps")
             plan = FactoryPlan(**{name: getattr(options, name) for name in names})
             self._work = replace(self._work, factory=plan)
+        self._work = replace(self._work, folder=options.work)
 
     def run(self) -> int:
         found = [self._data(name) for name in self._options.dataset]

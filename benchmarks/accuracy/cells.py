@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-DELTA = 1e-5
 EPSILONS: tuple[float | None, ...] = (8.0, None, 1.0, 3.0, 10.0)
 IMAGES = (2400, 1000, 300)
 
@@ -20,7 +19,7 @@ class Cell:
         dataset: a name of `datasets.names()`.
         clients: hospitals that the classes are dealt to; 1 is all images in one place.
         images: training images of the whole federation; None is all there are.
-        epsilon: per image at `DELTA` or less; None is without privacy.
+        epsilon: per image at `trials.DELTA` or less; None is without privacy.
         method: a name of `methods.METHODS`.
         seed: of the deal, and of all that is not secret.
     """

@@ -3,13 +3,14 @@
 Everything is the product's own code but the exchange, which changes no bit.
 """
 
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cache
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.accuracy.cells import DELTA
+from benchmarks import trials
 from benchmarks.accuracy.datasets import Federation, Outline, image_units
 from benchmarks.baselines import SiteData, score
-from edge_agent.datasets.examples import Cohort
 from edge_agent.training import loop
-from edge_agent.training import run as training
 from edge_agent.training.folder import WEIGHTS
-from edge_agent.training.plan import PrivacyPlan, plan_for
 from edge_agent.training.recipe import recipe_for
 from edge_agent.training.trainers import trainer_of
-from federation.blueprint import weights
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.generator import architecture as networks
 from federation.learning.methods import federated_factory
 from federation.release.base import Base
-from federation.study import (
-    BuildPolicy,
-    PersonalData,
-    PrivacyPolicy,
-    Reviewer,
-    Study,
-    Unit,
-)
+from federation.study import Study
 from kit import seeds
 
 
@@ -49,20 +39,9 @@ class FactoryPlan:
 
     preset: str | None = None
     steps: int | None = None
-    shard_size: int = 300
-    sampler_steps: int = 10
-    classifier_steps: int = 600
-
-
-@dataclass
-class MemoryAccount:
-    """Counts steps; a benchmark spends no patient's budget twice, because it deals public data."""
-
-    charged: int = 0
-
-    def charge(self, steps: int) -> None:
-        """Count `steps` more."""
-        self.charged += steps
+    shard_size: int = trials.DEFAULT_BUILD.shard_size
+    sampler_steps: int = trials.DEFAULT_BUILD.sampler_steps
+    classifier_steps: int = trials.DEFAULT_BUILD.classifier_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +61,11 @@ def settings(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> dict
         KitError: a hospital is too small for the epsilon that is asked.
     """
     study = study_for(outline, epsilon, plan)
-    architecture = _architecture(study)
-    plans = [_privacy_plan(study, declared, plan.steps) for declared in outline.declared]
+    architecture = trials.architecture_of(study)
+    plans = [
+        trials.plan_of(study, n_declared=declared, steps=plan.steps)
+        for declared in outline.declared
+    ]
     return {
         "architecture": architecture.to_table(),
         "network": asdict(networks.preset_of(architecture)),
@@ -103,17 +85,20 @@ def run(
     seed: int,
     workers: int,
     base: Base | None = None,
+    folder: Path | None = None,
 ) -> FactoryOutcome:
     """Train every hospital's generator, build the release and judge it on the real images.
 
-    Where there is a public `base`, every generator starts from it.
+    Where there is a public `base`, every generator starts from it. Generators stay in `folder`, and
+    finished ones that lie there are taken as they are; None keeps none.
 
     Raises:
         KitError: a hospital is too small for the epsilon that is asked.
     """
     study, outline = study_for(federation.outline, epsilon, plan), federation.outline
-    with tempfile.TemporaryDirectory() as folder:
-        runs, seconds = train(federation, epsilon, plan, Path(folder), workers=workers, base=base)
+    with ExitStack() as stack:
+        work = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        runs, seconds = train(federation, epsilon, plan, work, workers=workers, base=base)
         started = time.process_time()
         shards = []
         for index, (run_folder, labels) in enumerate(zip(runs, outline.labels, strict=True)):
@@ -173,34 +158,19 @@ def _constants(architecture: networks.Architecture) -> dict[str, Any]:
 
 def study_for(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> Study:
     """Return the study that the hospitals of a benchmark take part in."""
-    rule = outline.rule
-    preset = plan.preset or networks.default_preset(rule.height, rule.width)
-    if plan.preset is None and epsilon is None and preset == "tiny":
-        preset = "tiny-wide"
-    allowed = PersonalData.ALLOWED if epsilon is None else PersonalData.REFUSED
-    return Study(
-        federation="benchmark",
-        id="accuracy",
-        round=1,
-        title="accuracy",
-        classes=outline.classes,
-        image=rule,
-        method="federated-factory",
-        architectures=(networks.reference(preset),),
-        privacy=PrivacyPolicy(
-            personal_data=allowed, unit=Unit.IMAGE, epsilon=epsilon or 1.0, delta=DELTA
-        ),
-        minimum_per_class=10,
-        build=BuildPolicy(
-            version=1,
-            shard_size=plan.shard_size,
-            sampler_steps=plan.sampler_steps,
-            classifier="resnet-small",
-            classifier_steps=plan.classifier_steps,
-        ),
-        quorum=1,
-        reviewers=(Reviewer(name="nobody", public_key="0" * 64),),
-        created="2026-01-01T00:00:00Z",
+    build = replace(
+        trials.DEFAULT_BUILD,
+        shard_size=plan.shard_size,
+        sampler_steps=plan.sampler_steps,
+        classifier_steps=plan.classifier_steps,
+    )
+    return trials.study_of(
+        "accuracy",
+        outline.classes,
+        outline.rule,
+        epsilon=epsilon,
+        preset=plan.preset,
+        build=build,
     )
 
 
@@ -223,52 +193,25 @@ def _train(
     steps: int | None,
     base: Base | None,
 ) -> float:
-    """Train one generator; return processor seconds."""
+    """Train one generator, or find it trained; return the processor seconds that it took."""
     torch.set_num_threads(1)
-    started, units = time.process_time(), image_units(site)
-    cohort = Cohort(
-        images=site.train_images,
-        labels=site.train_labels,
-        units=units,
-        digests=units,
-        unit_kind=Unit.IMAGE,
-    )
-    plan = _privacy_plan(study, n_declared, steps)
-    options = training.TrainOptions(declared_labels=labels, plan=plan, steps=steps, base=base)
-    account = None if plan is None else MemoryAccount()
-    training.train_run(folder, study, _architecture(study), cohort, options, account)
-    return time.process_time() - started
-
-
-def _architecture(study: Study) -> networks.Architecture:
-    return networks.architecture_for(study, study.architectures[0].preset)
-
-
-def _privacy_plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan | None:
-    if study.privacy.personal_data is PersonalData.ALLOWED:
-        return None
-    return _plan(study, n_declared, steps)
-
-
-@cache
-def _plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan:
-    preset = trainer_of(_architecture(study)).private_preset(n_declared)
-    return plan_for(study, n_declared=n_declared, unit=Unit.IMAGE, preset=preset, steps=steps)
-
-
-def generator(folder: Path, study: Study) -> tuple[torch.nn.Module, networks.Architecture]:
-    """Return the network of a finished run with the weights that would leave."""
-    architecture = _architecture(study)
-    network = networks.build_network(architecture)
-    data = (folder / WEIGHTS).read_bytes()
-    networks.load_weights(network, weights.read(data, networks.expected_tensors(architecture)))
-    return network, architecture
+    note = folder.with_suffix(".seconds")
+    if trials.is_trained(folder) and note.exists():
+        return float(note.read_text())
+    if folder.exists():
+        shutil.rmtree(folder)  # stopped in the middle: its account was in memory
+    started = time.process_time()
+    cohort = trials.cohort_of(site.train_images, site.train_labels, image_units(site))
+    trials.train(folder, study, cohort, labels, n_declared=n_declared, steps=steps, base=base)
+    seconds = time.process_time() - started
+    note.write_text(f"{seconds:.1f}\n")
+    return seconds
 
 
 def _shards(
     folder: Path, study: Study, labels: Sequence[str], *, seed: int
 ) -> list[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
-    network, architecture = generator(folder, study)
+    network, architecture = trials.generator(folder, study), trials.architecture_of(study)
     shards = []
     for label in labels:
         index = study.classes.index(label)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 
 from benchmarks import baselines
 from benchmarks.accuracy import dp_fedavg, factory, linear_head
-from benchmarks.accuracy.cells import DELTA, Cell
+from benchmarks.accuracy.cells import Cell
 from benchmarks.accuracy.datasets import Federation, Outline, image_units
 from benchmarks.accuracy.dp_fedavg import DpFedAvgPlan
 from benchmarks.accuracy.factory import FactoryPlan
 from benchmarks.accuracy.features import ColourRings, FrozenFeatures, Scattering
+from benchmarks.accuracy.record import digest
 from benchmarks.baselines import FedAvgPlan
+from benchmarks.trials import DELTA
 from federation.accounting import noise_multiplier_for
 from federation.learning.downstream import train as classifier_training
 from federation.learning.downstream.metrics import Metrics, evaluate
@@ -26,12 +29,16 @@ _STATISTICS_PRESET = "moments"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Every method's settings; `quick` takes the same path with next to no steps."""
+    """Every method's settings; `quick` takes the same path with next to no steps.
+
+    Generators are kept below `folder`, a folder for each deal and settings; None keeps none.
+    """
 
     factory: FactoryPlan = field(default_factory=FactoryPlan)
     fedavg: FedAvgPlan | None = None
     dp_fedavg: DpFedAvgPlan = field(default_factory=DpFedAvgPlan)
     is_quick: bool = False
+    folder: Path | None = None
 
     @property
     def classifier_steps(self) -> int:
@@ -80,13 +87,29 @@ def _factory_settings(outline: Outline, cell: Cell, work: Work) -> dict[str, Any
 def _factory_measure(
     federation: Federation, cell: Cell, work: Work, workers: int
 ) -> dict[str, Any]:
-    outcome = factory.run(federation, cell.epsilon, work.factory, seed=cell.seed, workers=workers)
+    outcome = factory.run(
+        federation,
+        cell.epsilon,
+        work.factory,
+        seed=cell.seed,
+        workers=workers,
+        folder=_folder(federation, cell, work),
+    )
     return _figures(outcome.metrics) | {
         "generator_s": outcome.generator_s,
         "build_s": outcome.build_s,
         "exchanges": 1,
         "bytes": outcome.bytes,
     }
+
+
+def _folder(federation: Federation, cell: Cell, work: Work) -> Path | None:
+    """Return where a cell's generators are kept: its words and the digest of its settings."""
+    if work.folder is None:
+        return None
+    settings = digest(_factory_settings(federation.outline, cell, work))
+    words = (cell.dataset, cell.clients, cell.images or "all", cell.epsilon or "none", cell.seed)
+    return work.folder / "-".join(map(str, (*words, settings)))
 
 
 def _by_statistics(work: Work) -> Work:

@@ -174,3 +174,25 @@ def test_the_real_blood_cells_are_read_where_they_lie() -> None:
     assert sum(dealt.outline.images) == 2400
     assert sum(len(s.held_out_images) for s in dealt.sites) == 800
     assert dealt.outline.rule.channels == 3
+
+
+def test_a_generator_that_is_kept_is_trained_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--methods", "ours-statistics", "--quick", "--dataset", "digits", "--clients", "3"]
+    command += ["--images", "300", "--epsilon", "8", "--work", str(tmp_path / "work")]
+    assert main([*command, "--record", str(tmp_path / "one.jsonl")]) == 0
+    kept = sorted((tmp_path / "work").glob("*/*/weights.safetensors"))
+    assert len(kept) == 3
+    before = [path.read_bytes() for path in kept]
+    assert main([*command, "--record", str(tmp_path / "two.jsonl")]) == 0
+    assert [path.read_bytes() for path in kept] == before  # secret noise: training again differs
+    one, two = (json.loads((tmp_path / f"{n}.jsonl").read_text()) for n in ("one", "two"))
+    assert [one[k] for k in ("accuracy", "generator_s")] == [
+        two[k] for k in ("accuracy", "generator_s")
+    ]
+    kept[0].unlink()  # stopped before its end: it starts anew
+    assert main([*command, "--record", str(tmp_path / "three.jsonl")]) == 0
+    assert kept[0].read_bytes() != before[0]
+    assert [path.read_bytes() for path in kept[1:]] == before[1:]
+    capsys.readouterr()

@@ -4,7 +4,6 @@ Everything is the product's own code but the exchange, which changes no bit.
 """
 
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,15 @@ import torch
 from benchmarks import trials
 from benchmarks.accuracy.datasets import Federation, Outline, image_units
 from benchmarks.baselines import SiteData, score
-from edge_agent.training import loop
+from edge_agent.training import class_sums, moments, statistics, warm_up
 from edge_agent.training.folder import WEIGHTS
 from edge_agent.training.recipe import recipe_for
-from edge_agent.training.trainers import trainer_of
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.generator import architecture as networks
+from federation.learning.generator.kinds import STATISTICS
 from federation.learning.methods import federated_factory
 from federation.release.base import Base
-from federation.study import Study
+from federation.study import PersonalData, Study
 from kit import seeds
 
 
@@ -70,7 +70,7 @@ def settings(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> dict
         "architecture": architecture.to_table(),
         "network": asdict(networks.preset_of(architecture)),
         "recipes": [asdict(recipe_for(architecture, plan=p)) for p in plans],
-        "trainer": _constants(architecture),
+        "trainer": _constants(study),
         "steps": plan.steps,
         "build": asdict(study.build),
         "privacy": [None if p is None else p.to_table() for p in plans],
@@ -147,13 +147,21 @@ def train(
     return [run for run, *_ in jobs], seconds
 
 
-def _constants(architecture: networks.Architecture) -> dict[str, Any]:
-    """Return the figures that the kind's trainer keeps in its module, where it is not `loop`."""
-    module = sys.modules[trainer_of(architecture).train.__module__]
-    if module is loop:
-        return {}
+def _constants(study: Study) -> dict[str, Any]:
+    """Return the figures that the kind's training keeps in its modules, beside plan and recipe."""
+    if trials.architecture_of(study).kind == STATISTICS.name:
+        modules: tuple[ModuleType, ...] = (statistics, moments)
+    elif study.privacy.personal_data is PersonalData.ALLOWED:
+        modules = ()
+    else:
+        modules = (class_sums, warm_up)
     figures = (int, float, tuple)
-    return {k: v for k, v in vars(module).items() if k.isupper() and isinstance(v, figures)}
+    return {
+        f"{module.__name__}.{name}": value
+        for module in modules
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, figures)
+    }
 
 
 def study_for(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> Study:

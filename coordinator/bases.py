@@ -24,7 +24,7 @@ from federation.release.statement import Artefact, Release, Role
 from federation.study import Study
 from kit import canonical, clock
 from kit.errors import FormatError
-from kit.files import exclusive, read_limited, write_atomic
+from kit.files import exclusive, read_document, write_atomic
 from pki import keys
 
 _UNKNOWN = "0" * 64  # stands in a manifest until its weights are there
@@ -110,8 +110,14 @@ def publish(coordinator: Coordinator, path: Path) -> Made:
         StateError: the study is closed.
         NotFoundError: this coordinator has no such study.
     """
-    data = read_limited(path, limit=rules.MAX_BYTES, what="base")
-    found = Base.from_bytes(data)
+    found = read_document(
+        path,
+        Base.from_bytes,
+        limit=rules.MAX_BYTES,
+        what="base",
+        hint="it is the file that `coordinator base make` wrote",
+    )
+    data = found.to_bytes()
     manifest = found.manifest
     with coordinator.state.read() as tx:
         row = registry.find_study(tx, manifest.study)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,15 +50,17 @@ def issue_token(
     *,
     authority: str | None = None,
     lifetime: timedelta = enrolment.TOKEN_LIFETIME,
+    replace: bool = False,
 ) -> enrolment.Token:
     """Invite a site: returns the token (sensitive), keeps its hash for `lifetime`.
 
-    Inviting an invited or revoked site again replaces what was there. `authority` names the
-    registered CA that will speak for the site; None is the federation's own.
+    Inviting a revoked site, or one whose token expired, replaces what was there; `replace` does so
+    with a token that still lives, which counts no more then. `authority` names the registered CA
+    that will speak for the site; None is the federation's own.
 
     Raises:
-        StateError: the site is enrolled already, the lifetime is out of bounds, or what the token
-            would pin is not what the log began with (A16).
+        StateError: the site is enrolled or invited already, the lifetime is out of bounds, or what
+            the token would pin is not what the log began with (A16).
         NotAllowedError: it was enrolled before and no quorum consented (A1), or the authority may
             not speak for it (A14).
     """
@@ -74,6 +76,8 @@ def issue_token(
                 f"site `{site}` is {row.state} already",
                 hint=f"run `coordinator sites revoke {site}` first",
             )
+        if not replace:
+            _check_uninvited(row, tx.now)
         readmission.require(coordinator, tx, site)
         _check_authority(coordinator, tx, site, authority)
         expires = tx.now + lifetime
@@ -103,6 +107,16 @@ def issue_token(
         pins=pins(coordinator),
         checkpoint=logbook.checkpoint(coordinator),
     )
+
+
+def _check_uninvited(row: sa.Row[Any] | None, now: datetime) -> None:
+    if row is None or row.state != registry.INVITED or not row.token_expires:
+        return
+    if now <= clock.parse_rfc3339(row.token_expires):
+        raise StateError(
+            f"site `{row.id}` was invited already; its token is good until {row.token_expires}",
+            hint="a second token would void the first: if that one is lost, give --replace",
+        )
 
 
 def _check_pins(coordinator: Coordinator, tx: Transaction) -> None:

@@ -7,8 +7,11 @@ from coordinator import logbook, state
 from coordinator.context import Coordinator
 from federation.auditlog.bundle import MAX_BYTES, Bundle
 from kit import canonical, clock
+from kit.errors import FormatError
 from kit.files import read_folder, write_folder
 from pki import keys
+
+_EXPORT = "give the folder that `coordinator audit export` or `edge-agent audit export` wrote"
 
 
 def export(coordinator: Coordinator, folder: Path) -> int:
@@ -36,7 +39,11 @@ def load(folder: Path) -> Bundle:
     Raises:
         KitError: it is not one.
     """
-    return Bundle.from_files(read_folder(folder, limit=MAX_BYTES, what="log export"))
+    files = read_folder(folder, limit=MAX_BYTES, what="log export")
+    try:
+        return Bundle.from_files(files)
+    except FormatError as error:
+        raise FormatError(f"`{folder}` is no log export: {error}", hint=_EXPORT) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

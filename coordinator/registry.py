@@ -134,7 +134,11 @@ def create_study(
     keyid = canonical.digest(keys.public_bytes(signer))
     with coordinator.write() as tx:
         if tx.one(sa.select(state.studies).where(state.studies.c.id == study.id)):
-            raise StateError(f"study `{study.id}` exists already")
+            raise StateError(
+                f"study `{study.id}` exists already",
+                hint="a manifest is final: choose another id; `coordinator study show"
+                f" {study.id}` shows what this one says",
+            )
         coordinator.save_study_secret(study.digest, secrets.token_bytes(32))
         tx.execute(
             sa.insert(state.studies).values(

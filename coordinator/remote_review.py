@@ -124,16 +124,11 @@ def sign(
     )
 
 
-def take(
-    coordinator: Coordinator, prefix: str, decision: Decision, data: bytes
-) -> reviews.Review | Revocation | Restoration:
-    """Record a decision that was signed elsewhere, as if it had been signed here.
+def read_record(data: bytes) -> reviews.Signed:
+    """Read what `sign` returned; nothing in it is verified yet.
 
     Raises:
-        FormatError: the record is off, another decision, or its words are not those it commits to;
-            of a revocation or its undo: it is of another time.
-        NotFoundError: no such blueprint.
-        StateError: it is in no state for that, or this reviewer decided so before.
+        FormatError: it is no such record.
     """
     table = canonical.decode(data, limit=MAX_RECORD_BYTES)
     canonical.fields(table, {"version", "envelope", "reason", "salt"}, what="signed record")
@@ -142,11 +137,24 @@ def take(
         salt = bytes.fromhex(table["salt"])
     except (TypeError, ValueError) as error:
         raise FormatError("the salt of the signed record is not hexadecimal") from error
-    signed = reviews.Signed(
+    return reviews.Signed(
         envelope=canonical.b64decode(table["envelope"]),
         reason=reviews.printable_reason(table["reason"]),
         salt=salt,
     )
+
+
+def take(
+    coordinator: Coordinator, prefix: str, decision: Decision, signed: reviews.Signed
+) -> reviews.Review | Revocation | Restoration:
+    """Record a decision that was signed elsewhere, as if it had been signed here.
+
+    Raises:
+        FormatError: it is another decision, or its words are not those it commits to;
+            of a revocation or its undo: it is of another time.
+        NotFoundError: no such blueprint.
+        StateError: it is in no state for that, or this reviewer decided so before.
+    """
     if decision is Decision.REVOKE:
         return revocation.take(coordinator, prefix, signed)
     if decision is Decision.RESTORE:

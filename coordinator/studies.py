@@ -22,6 +22,7 @@ from kit.errors import FormatError
 METHOD = "federated-factory"
 CLASSIFIER = "resnet-small"
 BUILD_POLICY_VERSION = 1
+MIN_CLASSES = 2  # a classifier of one class says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,12 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
         KitError: no generator takes this image size.
     """
     channels, height, width = request.image
+    if len(request.classes) < MIN_CLASSES:
+        raise FormatError(
+            f"a study needs {MIN_CLASSES} classes to tell apart; this one has"
+            f" {len(request.classes)}",
+            hint="list all of them, whichever site has which: --classes benign,malignant",
+        )
     presets = request.presets or (networks.default_preset(height, width),)
     try:
         unit, personal = Unit(request.unit), PersonalData(request.personal_data)

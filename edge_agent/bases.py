@@ -22,7 +22,7 @@ from federation.release.base import Base
 from federation.study import Study
 from kit import canonical
 from kit.errors import KitError
-from kit.files import read_limited
+from kit.files import read_document
 
 FILE = "start.base"
 MIN_PREFIX = 6
@@ -144,7 +144,13 @@ def _path(home: Home, named: str) -> Path:
 
 
 def _read(path: Path) -> Base:
-    return Base.from_bytes(read_limited(path, limit=rules.MAX_BYTES, what="base"))
+    return read_document(
+        path,
+        Base.from_bytes,
+        limit=rules.MAX_BYTES,
+        what="base",
+        hint="it is what `edge-agent fetch --base` or `coordinator base make` wrote",
+    )
 
 
 def _check_study(found: Base, study: Study) -> None:

@@ -13,7 +13,7 @@ from edge_agent.messages import EnrolReply
 from edge_agent.renewal import Brought
 from kit import canonical, clock, config
 from kit.errors import KitError
-from kit.files import private_folder, read_limited, write_atomic
+from kit.files import private_folder, read_document, read_limited, write_atomic
 from pki import certificates, enrolment, keys, protecting, tls, tokens, verification
 from pki.enrolment import Token
 from pki.errors import IdentityError
@@ -25,7 +25,6 @@ _BUDGET = "budget.json"
 _PROXY = "proxy"
 
 _TLS_CHAIN, _SIGNING_CHAIN = "tls.pem", "signing.pem"  # of the site's own authority
-MAX_CHAIN_BYTES = 16 * 1024
 _TOKEN = "token.json"  # noqa: S105 - a file name
 
 
@@ -167,15 +166,15 @@ def _take_brought(pending: Path, tls: Brought, signing: Brought) -> None:
     keys.save(pending / "signing.key", keys.load_signing(signing.key))
     keys.save(pending / "witness.key", keys.new_signing_key())
     for name, brought in ((_SIGNING_CHAIN, signing), (_TLS_CHAIN, tls)):
-        data = read_limited(brought.chain, limit=MAX_CHAIN_BYTES, what="certificate")
-        certificates.from_pem(data)
-        write_atomic(pending / name, data, mode=0o600)
+        write_atomic(
+            pending / name, certificates.pem(*certificates.read_pem(brought.chain)), mode=0o600
+        )
 
 
 def _brought_chain(path: Path) -> bytes:
     if not path.is_file():
         return b""
-    return read_limited(path, limit=MAX_CHAIN_BYTES, what="certificate")
+    return read_limited(path, limit=certificates.MAX_CHAIN_BYTES, what="certificate")
 
 
 def _lifetime(home: Home, epsilon: float | None, delta: float | None) -> tuple[str, str]:
@@ -229,8 +228,9 @@ def _token(home: Home, pending: Path, token_file: Path | None) -> Token:
     kept = pending / _TOKEN
     if token_file is None and not kept.is_file():
         raise KitError("no enrolment has begun here", hint="give the token file with --token")
-    data = read_limited(token_file or kept, limit=enrolment.MAX_TOKEN_BYTES, what="token file")
-    token = Token.from_bytes(data)
+    source = token_file or kept
+    token = read_token(source)
+    data = read_limited(source, limit=enrolment.MAX_TOKEN_BYTES, what="token file")
     if home.tls_chain.is_file():
         _check_same_site(home, token)
     if kept.is_file() and home.read(kept, "token file") != data:
@@ -239,6 +239,21 @@ def _token(home: Home, pending: Path, token_file: Path | None) -> Token:
     private_folder(pending)
     write_atomic(kept, data, mode=0o600)
     return token
+
+
+def read_token(path: Path) -> Token:
+    """Read the file that `coordinator token` wrote.
+
+    Raises:
+        KitError: it is missing, or no such file.
+    """
+    return read_document(
+        path,
+        Token.from_bytes,
+        limit=enrolment.MAX_TOKEN_BYTES,
+        what="token file",
+        hint="it is the file that the operator made with `coordinator token`",
+    )
 
 
 def _proxy(home: Home, pending: Path, asked: str | None) -> str:

@@ -7,6 +7,7 @@ leave. Who the patient is stays here; records know the patient by the ledger's k
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -56,6 +57,46 @@ class Begun:
     blueprints: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What an erasure would do, as far as this home knows; nothing was changed.
+
+    Attributes:
+        runs: names of the run folders whose weights, checkpoints and samples would be deleted.
+        blueprints: what was sealed of the patient's runs; those in play would be taken back.
+    """
+
+    ledger_runs: tuple[str, ...]
+    runs: tuple[str, ...]
+    blueprints: tuple[str, ...]
+
+    def lines(self) -> tuple[str, ...]:
+        """Return it for the person who has to say yes."""
+        return (
+            f"runs in the ledger that the patient took part in: {_listed(self.ledger_runs)}",
+            "run folders whose weights, checkpoints and samples are deleted now:"
+            f" {_listed(self.runs)}",
+            "blueprints taken back, if still in play, with every release made of them:"
+            f" {_listed(digest[:16] for digest in self.blueprints)}",
+            "no later training here takes the patient; there is no undo at this site",
+        )
+
+
+def preview(home: Home, patient: str, *, reason: str) -> Preview:
+    """Return what `withdraw_patient` would do.
+
+    Raises:
+        KitError: the ledger knows no run with this patient, or the reason names the patient.
+    """
+    with runs.open_ledger(home) as ledger:
+        _, affected = _runs_with(ledger, patient, reason)
+    return Preview(
+        ledger_runs=tuple(sorted(affected)),
+        runs=tuple(folder.name for folder in _folders(home, affected)),
+        blueprints=tuple(sorted(_blueprints(home, affected))),
+    )
+
+
 def withdraw_patient(home: Home, patient: str, *, reason: str, now: datetime) -> Erasure:
     """Take back every blueprint whose training one patient took part in, in every study.
 
@@ -90,22 +131,11 @@ def begin(home: Home, patient: str, *, reason: str, now: datetime) -> Begun:
     Raises:
         KitError: the ledger knows no run with this patient, or the reason names the patient.
     """
-    if re.search(rf"(?<!\w){re.escape(patient)}(?!\w)", reason, re.IGNORECASE):
-        raise KitError(
-            "the reason contains the patient's id; nothing was done",
-            hint="the reason is kept at this site: give words that name nobody",
-        )
     with runs.open_ledger(home) as ledger:
-        pseudonym, affected = ledger.runs_with(patient)
-        if not affected:
-            raise KitError(
-                "this patient took part in no run of this home's ledger; nothing was withdrawn",
-                hint="give the id exactly as `patients.csv` has it; another home has another"
-                " ledger",
-            )
+        pseudonym, affected = _runs_with(ledger, patient, reason)
         Erased(home).add(patient)
         _settle(ledger, affected)  # a training that still runs ends at its next step
-    blueprints = frozenset(s.blueprint for s in shipments.known(home) if s.run_id in affected)
+    blueprints = _blueprints(home, affected)
     _stop_what_was_not_received(home, blueprints)
     erased, busy = _empty_runs(home, affected, now)
     found = Erasure(
@@ -156,6 +186,36 @@ def require_whole(found: Erasure) -> None:
         )
 
 
+def _runs_with(ledger: Ledger, patient: str, reason: str) -> tuple[str, frozenset[str]]:
+    """Return the patient's pseudonym and runs; refuses before anything is done."""
+    if re.search(rf"(?<!\w){re.escape(patient)}(?!\w)", reason, re.IGNORECASE):
+        raise KitError(
+            "the reason contains the patient's id; nothing was done",
+            hint="the reason is kept at this site: give words that name nobody",
+        )
+    pseudonym, affected = ledger.runs_with(patient)
+    if not affected:
+        raise KitError(
+            "this patient took part in no run of this home's ledger; nothing was withdrawn",
+            hint="give the id exactly as `patients.csv` has it; another home has another ledger",
+        )
+    return pseudonym, affected
+
+
+def _blueprints(home: Home, affected: frozenset[str]) -> frozenset[str]:
+    return frozenset(s.blueprint for s in shipments.known(home) if s.run_id in affected)
+
+
+def _folders(home: Home, affected: frozenset[str]) -> Iterator[Path]:
+    for path in sorted((home.path / "runs").glob(f"*/{runs.RUN}")):
+        if runs.read_json(path)["id"] in affected:
+            yield path.parent
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
 def _settle(ledger: Ledger, affected: frozenset[str]) -> None:
     for run in ledger.runs():
         if run.run_id in affected and not run.is_settled:
@@ -176,10 +236,7 @@ def _empty_runs(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Delete what the runs learnt; returns the names of those emptied and of those in use."""
     erased, busy = [], []
-    for path in sorted((home.path / "runs").glob(f"*/{runs.RUN}")):
-        if runs.read_json(path)["id"] not in affected:
-            continue
-        folder = path.parent
+    for folder in _folders(home, affected):
         with ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(folder / LOCK, busy="in use"))

@@ -20,8 +20,8 @@ from federation.auditlog.checkpoint import Receipt
 from federation.auditlog.events import Kind, read_leaf
 from federation.auditlog.recovery import Recovery
 from kit import clock
-from kit.errors import KitError
-from kit.files import os_errors, private_folder, read_folder, read_limited, write_folder
+from kit.errors import FormatError, KitError
+from kit.files import os_errors, private_folder, read_document, read_folder, write_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,15 @@ def compare(home: Home, folder: Path) -> Compared:
         TrustError: the two are of different logs: a fork, with both halves at hand.
     """
     view = contact.log_view(home)
-    other = Bundle.from_files(read_folder(folder, limit=MAX_BYTES, what="log export"))
+    files = read_folder(folder, limit=MAX_BYTES, what="log export")
+    try:
+        other = Bundle.from_files(files)
+    except FormatError as error:
+        raise FormatError(
+            f"`{folder}` is no log export: {error}",
+            hint="give the folder that `edge-agent audit export` or `coordinator audit export`"
+            " wrote",
+        ) from error
     found = other.verify(key=home.pins.log_key)
     first = min(view.tree.size, found.tree.size)
     if view.tree.root(first) != found.tree.root(first):
@@ -93,8 +101,14 @@ def prepare(home: Home, file: Path) -> tuple[Recovery, Dropped]:
     Raises:
         KitError: no quorum signed it, or it is not about the log that this site saw.
     """
-    envelopes = read_limited(file, limit=rules.MAX_FILE_BYTES, what="recovery record").splitlines()
-    record, view, studies = rules.read(envelopes), contact.log_view(home), home.studies()
+    record, envelopes = read_document(
+        file,
+        rules.read_file,
+        limit=rules.MAX_FILE_BYTES,
+        what="recovery record",
+        hint="it is the file `epoch-N.jsonl` that `coordinator audit recover` wrote",
+    )
+    view, studies = contact.log_view(home), home.studies()
     if record.origin != home.pins.log_origin:
         raise TrustError("the recovery record is another federation's")
     if not studies:

@@ -207,15 +207,14 @@ def put_brought_tls(home: Home, brought: Brought, *, now: datetime) -> None:
         KitError: it is not for this site, for TLS clients, and for the key in the other file.
     """
     key = keys.load_tls(brought.key)
-    data = read_limited(brought.chain, limit=_MAX_PEM_BYTES, what="certificate")
-    chain = certificates.from_pem(data)
+    chain = certificates.read_pem(brought.chain)
     who = verification.claimed_identity(chain[0])
     if who != home.identity or chain[0].public_key() != key.public_key():
         raise KitError(f"`{brought.chain}` is not for `{home.identity.uri}` and that key")
     if now > chain[0].not_valid_after_utc:
         raise KitError(f"`{brought.chain}` has expired")
     keys.save(home.next_tls_key, key)
-    write_atomic(home.tls_chain, data)
+    write_atomic(home.tls_chain, certificates.pem(*chain))
     home.settle_tls_key(key.public_key())
 
 

@@ -45,6 +45,24 @@ def withdraw(home: Home, study_name: str, *, reason: str, now: datetime) -> Stat
         return next(s for s in after.blueprints if s.digest == own[-1].digest)
 
 
+def preview(home: Home, study_name: str) -> tuple[str, ...]:
+    """Return what `withdraw` would do, for the person who has to say yes; nothing was changed.
+
+    Raises:
+        KitError: there is no such study.
+    """
+    study = home.study(study_name)
+    try:
+        what = f"blueprint `{own_blueprint(home, study)[:16]}`"
+    except KitError:  # sent, and never answered: the coordinator knows
+        what = "whatever the coordinator has"
+    return (
+        f"taken back: {what} of this site in study `{study_name}`",
+        "out of use at once, with every release made of it, at every site; shredded after the"
+        " grace period, until when `--undo` works",
+    )
+
+
 def undo(home: Home, study_name: str, *, reason: str, now: datetime) -> StatusNews:
     """Undo this site's own withdrawal in a study, on the word of its signing key, within the grace.
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kit.errors import KitError
@@ -106,6 +106,7 @@ def command_line(
     *,
     aborted: type[Exception],
     usage: type[Exception],
+    before: Collection[str] = (),
 ) -> int:
     """Run a command line's application; return its exit status as `run` does.
 
@@ -114,6 +115,7 @@ def command_line(
         application: parses the words and runs the command; returns `INTERRUPTED` on ctrl-C.
         aborted: what it raises when a person gives up at a prompt.
         usage: what it raises for words that it does not know.
+        before: options that stand before the command, where people look for them last.
     """
 
     def work() -> None:
@@ -123,7 +125,11 @@ def command_line(
             raise KeyboardInterrupt from error
         except usage as error:
             text = getattr(error, "format_message", lambda: "")() or "no command was given"
-            raise KitError(text, hint=f"see `{program} --help`") from error
+            option = getattr(error, "option_name", "")
+            hint = f"see `{program} --help`"
+            if option in before:
+                hint = f"it stands before the command: `{program} {option} FILE COMMAND ...`"
+            raise KitError(text, hint=hint) from error
         if status == INTERRUPTED:
             raise KeyboardInterrupt
 

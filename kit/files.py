@@ -8,13 +8,15 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from kit.errors import DiskFullError, KitError
+from kit.errors import DiskFullError, FormatError, KitError
 
 CHUNK_BYTES = 1 << 20
+Document = TypeVar("Document")
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -154,12 +156,42 @@ def read_limited(path: Path, *, limit: int, what: str) -> bytes:
             if len(data) > size:  # a pipe, or a file that grows: its size says nothing
                 data += stream.read(limit + 1 - len(data))
     except FileNotFoundError as error:
-        raise KitError(f"{what} `{path}` does not exist") from error
+        raise KitError(f"{what} `{path}` does not exist", hint=_where(path)) from error
     except OSError as error:
         raise KitError(f"{what} `{path}` cannot be read: {error.strerror}") from error
     if len(data) > limit:
         raise KitError(f"{what} `{path}` is over {limit} bytes")
     return data
+
+
+def _where(path: Path) -> str | None:
+    """Say what a person may look for when a file is not there."""
+    folder = path.absolute().parent
+    if folder.is_dir():
+        return None
+    return f"nor is there a folder `{folder}`: is the path right, and the medium mounted?"
+
+
+def read_document(
+    path: Path, parse: Callable[[bytes], Document], *, limit: int, what: str, hint: str
+) -> Document:
+    """Read a file that a person named, as `parse` reads its bytes.
+
+    `what` is what should be in it, and `hint` says where such a file comes from.
+
+    Raises:
+        KitError: the file is missing, unreadable or too large.
+        FormatError: it holds something else; the message names it.
+    """
+    try:
+        data = read_limited(path, limit=limit, what=what)
+    except KitError as error:
+        error.hint = error.hint or hint
+        raise
+    try:
+        return parse(data)
+    except KitError as error:
+        raise FormatError(f"`{path}` is no {what}: {error}", hint=error.hint or hint) from error
 
 
 def read_folder(path: Path, *, limit: int, what: str) -> dict[str, bytes]:

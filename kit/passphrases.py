@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kit.errors import KitError
 from kit.files import read_limited
+from kit.prompts import can_ask
 
 MAX_PASSPHRASE_BYTES = 1024
 
@@ -49,8 +50,8 @@ class Sources:
     def hint(self) -> str:
         """Say how to give a passphrase."""
         return (
-            f"give {self.option} FILE, or the systemd credential `{self.credential}`,"
-            " or run at a terminal"
+            f"give {self.option} FILE before the command, or the systemd credential"
+            f" `{self.credential}`, or run at a terminal"
         )
 
     def _given(self) -> Iterator[str]:
@@ -84,11 +85,6 @@ def read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise KitError(f"passphrase file `{path}` is not UTF-8 text") from error
     return _normal(text, what=f"passphrase file `{path}`")
-
-
-def can_ask() -> bool:
-    """Say whether somebody sits at a terminal."""
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask(prompt: str) -> str:

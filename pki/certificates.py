@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from kit.files import read_document
 from pki.errors import IdentityError, RequestError
 from pki.identity import Identity
 from pki.keys import PrivateKey, TlsKey, new_tls_key
@@ -25,6 +27,7 @@ ROOT_YEARS, ISSUING_YEARS = 10, 5
 TLS_DAYS = 7
 SIGNING_DAYS = 365
 MAX_REQUEST_BYTES = 4096
+MAX_CHAIN_BYTES = 16 << 10
 _BACKDATE = timedelta(minutes=10)  # a site's clock may run behind the coordinator's
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
@@ -167,6 +170,21 @@ def from_pem(data: bytes) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificates(data))
     except _UNREADABLE as error:
         raise IdentityError("bytes are not PEM certificates") from error
+
+
+def read_pem(path: Path, *, limit: int = MAX_CHAIN_BYTES) -> tuple[x509.Certificate, ...]:
+    """Read the certificates in a file that a person named.
+
+    Raises:
+        KitError: it is missing, too large, or holds something else.
+    """
+    return read_document(
+        path,
+        from_pem,
+        limit=limit,
+        what="certificate",
+        hint="give PEM, from `-----BEGIN CERTIFICATE-----` on, leaf first",
+    )
 
 
 def _name(common: str) -> x509.Name:

@@ -176,10 +176,9 @@ def to_der(data: bytes) -> bytes:
     Raises:
         IdentityError: it is neither.
     """
-    if not data.startswith(b"-----"):
-        return data
+    load = x509.load_pem_x509_crl if data.startswith(b"-----") else x509.load_der_x509_crl
     try:
-        return x509.load_pem_x509_crl(data).public_bytes(serialization.Encoding.DER)
+        return load(data).public_bytes(serialization.Encoding.DER)
     except _UNREADABLE as error:
         raise IdentityError("bytes are not a certificate revocation list") from error
 

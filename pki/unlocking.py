@@ -97,7 +97,7 @@ def _find(protection: Protection, what: str) -> tuple[str, bytes]:
             f"wrong passphrase for {what}, or its protection was altered",
             hint="nothing was changed; try again",
         )
-    raise IdentityError(f"{what} needs a passphrase", hint=_source.hint())
+    raise IdentityError(f"no passphrase was given for {what}", hint=_source.hint())
 
 
 def _forbid_core_dumps() -> None:

@@ -22,10 +22,9 @@ def add(
     """Register a site's own certificate authority for some site ids, and for no others."""
     from coordinator import authorities
     from coordinator.context import Coordinator
-    from kit.files import read_limited
+    from pki import certificates
 
-    limit = authorities.MAX_AUTHORITY_BYTES
-    pem = read_limited(certificate, limit=limit, what="certificate")
+    pem = certificates.pem(*certificates.read_pem(certificate))
     with Coordinator.open(home) as coordinator:
         door.emit(authorities.add(coordinator, name, pem, site), as_json=as_json)
 
@@ -65,9 +64,15 @@ def crl(
     """Take a newer revocation list of an authority; it counts from the next call on."""
     from coordinator import authorities
     from coordinator.context import Coordinator
-    from kit.files import read_limited
+    from kit.files import read_document
     from pki import crl
 
-    data = crl.to_der(read_limited(file, limit=2 * crl.MAX_CRL_BYTES, what="revocation list"))
+    data = read_document(
+        file,
+        crl.to_der,
+        limit=2 * crl.MAX_CRL_BYTES,
+        what="revocation list",
+        hint="give the CA's list as DER or PEM",
+    )
     with Coordinator.open(home) as coordinator:
         door.emit(authorities.put_list(coordinator, name, data), as_json=as_json)

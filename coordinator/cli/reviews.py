@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.cli.options import Blueprint, Home, Json
-from kit import clock, door
+from kit import clock, door, prompts
 from kit.errors import KitError
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from coordinator.revocation import Revocation
     from pki.keys import SigningKey
 
-_WANTED = "give --home with --key and --reason, or with --record"
+_COMMANDS = {
+    "approve": "approve",
+    "reject": "reject",
+    "revoke": "revoke",
+    "restore": "revoke --undo",
+}
 _RECORD_HELP = (
     "A record signed elsewhere: taken in without --key; written, from a file of `show --to-sign` in"
     " place of the digest, with --key and without --home."
@@ -134,13 +139,36 @@ def revoke(
     if record is not None and key is not None:
         _sign_elsewhere(Path(blueprint), decision, key, reason, record, digest, as_json=as_json)
         return
-    if home is None:
-        raise KitError(_WANTED)
+    home = _require(decision, home, key, reason, record)
     with drawn_on(Directory.open(home)):
         if not undo:
             with Coordinator.open(home) as coordinator:
                 _confirm_revocation(coordinator, blueprint, yes=yes)
         _decide(home, blueprint, decision, key, reason, record, digest, as_json=as_json)
+
+
+def _require(
+    decision: str, home: Path | None, key: Path | None, reason: str, record: Path | None
+) -> Path:
+    """Return the home, and say exactly what else is missing to decide in it."""
+    command = _COMMANDS[decision]
+    if home is None:
+        raise KitError(
+            f"`{command}` needs the coordinator's folder",
+            hint="give --home DIR; or, to sign on a machine of your own, the file of"
+            " `show --to-sign` with --key, --reason and --record",
+        )
+    if record is None and key is None:
+        raise KitError(
+            f"`{command}` needs a reviewer's signature",
+            hint="give --key FILE with --reason; or --record FILE, signed on another machine",
+        )
+    if record is None and not reason:
+        raise KitError(
+            f"`{command}` needs a reason",
+            hint='give --reason "..."; it is kept outside the audit log',
+        )
+    return home
 
 
 def _confirm_revocation(coordinator: "Coordinator", blueprint: str, *, yes: bool) -> None:
@@ -154,7 +182,7 @@ def _confirm_revocation(coordinator: "Coordinator", blueprint: str, *, yes: bool
         ("releases", falling.withdrawn_releases),
     ):
         door.note(f"{what} that fall with it: {', '.join(d[:16] for d in digests) or 'none'}")
-    if not yes and not typer.confirm("Revoke?", err=True):
+    if not yes and not prompts.confirm("Revoke?"):
         raise KitError("nothing was revoked")
 
 
@@ -172,24 +200,27 @@ def _decide(
     from coordinator import remote_review
     from coordinator.context import Coordinator
     from federation.blueprint.approval import Decision
-    from kit.files import read_limited
+    from kit.files import read_document
     from pki import keys
 
     if record is not None and key is not None:
         _sign_elsewhere(Path(blueprint), decision, key, reason, record, digest, as_json=as_json)
         return
-    if home is None:
-        raise KitError(_WANTED)
+    home = _require(decision, home, key, reason, record)
     with Coordinator.open(home) as coordinator:
-        result: object
+        result: object = None
         if record is not None:
-            data = read_limited(record, limit=remote_review.MAX_RECORD_BYTES, what="record")
-            result = remote_review.take(coordinator, blueprint, Decision(decision), data)
-        elif key is not None and reason:
+            signed = read_document(
+                record,
+                remote_review.read_record,
+                limit=remote_review.MAX_RECORD_BYTES,
+                what="signed record",
+                hint=f"it is what `{_COMMANDS[decision]}` with --key and --record wrote elsewhere",
+            )
+            result = remote_review.take(coordinator, blueprint, Decision(decision), signed)
+        elif key is not None:
             signer = keys.load_signing(key)
             result = _decide_here(coordinator, blueprint, decision, signer, reason)
-        else:
-            raise KitError(_WANTED)
     door.emit(result, as_json=as_json)
 
 
@@ -222,17 +253,26 @@ def _sign_elsewhere(
 ) -> None:
     from coordinator import remote_review
     from federation.blueprint.approval import Decision
-    from kit.files import read_limited, write_atomic
+    from kit.files import read_document, write_atomic
     from pki import keys
 
     if not reason:
-        raise KitError("give --reason")
-    data = read_limited(package, limit=remote_review.MAX_PACKAGE_BYTES, what="file to sign")
-    asked = remote_review.Package.from_bytes(data)
+        raise KitError(
+            f"`{_COMMANDS[decision]}` needs a reason",
+            hint='give --reason "..."; the record holds the words',
+        )
+    asked = read_document(
+        package,
+        remote_review.Package.from_bytes,
+        limit=remote_review.MAX_PACKAGE_BYTES,
+        what="file to sign",
+        hint="it is what `coordinator show DIGEST --to-sign FILE` wrote; to decide at the"
+        " coordinator's home, leave one of --key and --record away",
+    )
     if not digest:
         door.note(door.plain(asked.shown()))
         door.note(f"what would be signed, as {decision}: {asked.statement.digest}")
-        digest = typer.prompt("its first eight digits", err=True)
+        digest = prompts.answer("its first eight digits", instead="--digest DIGITS")
     signed = remote_review.sign(
         asked,
         Decision(decision),

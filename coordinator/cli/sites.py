@@ -7,6 +7,7 @@ import typer
 
 from coordinator.cli.options import PROGRAM, Home, Json, Key, Reason
 from kit import clock, door
+from kit.errors import KitError
 
 app = typer.Typer(no_args_is_help=True, help="List, confirm and revoke sites.")
 
@@ -22,6 +23,10 @@ def token(
     authority: Annotated[
         str | None, typer.Option(help="The site's own authority, as `authority add` named it.")
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Void the site's earlier token; write over the file."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Invite a site: write a token file to hand over safely; valid once, for 24 hours."""
@@ -31,9 +36,19 @@ def token(
     from coordinator.context import Coordinator
     from kit.files import write_secret
 
+    if out.exists() and not replace:
+        raise KitError(
+            f"`{out}` exists already; no token was made",
+            hint="give another --out, or --replace to write over it",
+        )
     with Coordinator.open(home) as coordinator:
-        life = timedelta(hours=hours)
-        made = enrolments.issue_token(coordinator, site, authority=authority, lifetime=life)
+        made = enrolments.issue_token(
+            coordinator,
+            site,
+            authority=authority,
+            lifetime=timedelta(hours=hours),
+            replace=replace,
+        )
     write_secret(out, made.to_bytes())
     result = {"site": site, "token": str(out), "expires": clock.rfc3339(made.expires)}
     door.emit(result, as_json=as_json)

@@ -68,7 +68,7 @@ def create(
     from coordinator.context import Coordinator
     from coordinator.roots import study_key
     from federation.endorsement import MAX_FILE_BYTES, from_file
-    from kit.files import read_limited
+    from kit.files import read_document
 
     with Coordinator.open(home) as coordinator:
         signer = study_key(coordinator.home, roots)
@@ -91,7 +91,13 @@ def create(
             outbound_approval=outbound_approval,
             lease_days=lease_days,
             endorsed=tuple(
-                from_file(read_limited(path, limit=MAX_FILE_BYTES, what="endorsed reviewer"))
+                read_document(
+                    path,
+                    from_file,
+                    limit=MAX_FILE_BYTES,
+                    what="endorsed reviewer",
+                    hint="it is the file that `edge-agent endorse --out` wrote at their site",
+                )
                 for path in endorsed or ()
             ),
         )

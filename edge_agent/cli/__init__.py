@@ -68,12 +68,17 @@ for name, group in GROUPS.items():
 
 
 def main() -> NoReturn:
-    """Run the command line."""
+    """Run the command line on the words that it was started with."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy cores: waiting threads must not spin
-    status = door.command_line(
+    sys.exit(run())
+
+
+def run(words: list[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    return door.command_line(
         PROGRAM,
-        lambda: app(prog_name=PROGRAM, standalone_mode=False),
+        lambda: app(words, prog_name=PROGRAM, standalone_mode=False),
         aborted=typer.Abort,
         usage=typer.exceptions.TyperException,
+        before=("--passphrase-file", "--pin-file"),
     )
-    sys.exit(status)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.cli.options import HomeDir, Json
-from kit import door
+from kit import door, prompts
 from kit.errors import KitError
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ def accept(
     )
     for line in dropped.entries:
         door.note(f"  {line}")
-    if not yes and not typer.confirm("Did the federation's people announce it?", err=True):
+    if not yes and not prompts.confirm("Did the federation's people announce it?"):
         raise KitError("nothing was changed")
     world = recovery.accept(agent, record)
     result = {"log_size": world.trust.size, "kept_aside": str(dropped.kept_aside)}
@@ -112,7 +112,7 @@ def rebuild(
 
     agent = Home.open(home)
     door.note(inspection.rebuild_warning(agent))
-    if not yes and not typer.confirm("Believe the log that the coordinator shows now?", err=True):
+    if not yes and not prompts.confirm("Believe the log that the coordinator shows now?"):
         raise KitError("nothing was changed")
     door.emit(inspection.rebuild(agent), as_json=as_json)
 

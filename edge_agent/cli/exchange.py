@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_agent.cli.options import FromFile, HomeDir, Json, Run, StudyName, ToFile, one_way
-from kit import clock, door
+from kit import clock, door, prompts
 from kit.errors import KitError
 from kit.progress import Progress
 
@@ -123,21 +123,42 @@ def withdraw(
     undo: Annotated[
         bool, typer.Option("--undo", help="Undo this site's withdrawal, within the grace period.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     to_file: ToFile = None,
     as_json: Json = False,
 ) -> None:
-    """Take this site's blueprint back: out of use at once, shredded after the grace period."""
+    """Take this site's blueprint back: out of use at once, shredded after the grace period.
+
+    Shows first what is destroyed, and asks; an undo does not ask.
+    """
     from edge_agent.home import Home
 
     if bool(study) == bool(patient) or (patient and undo):
         raise KitError("give --study or --patient", hint="see `edge-agent withdraw --help`")
     agent = Home.open(home)
+    if not (yes or undo):
+        _confirm(agent, study, patient, reason)
     if patient:
         _erase(agent, patient, reason, to_file, as_json=as_json)
     elif to_file is not None:
         _order_by_file(agent, study, reason, to_file, undo=undo, as_json=as_json)
     else:
         _order(agent, study, reason, undo=undo, as_json=as_json)
+
+
+def _confirm(agent: "Home", study: str, patient: str, reason: str) -> None:
+    """Ask, after saying what is destroyed; a full disk does not keep anybody from it."""
+    from edge_agent import erasure, withdrawal
+
+    with agent.reserve.drawn_on():
+        if patient:
+            lines = erasure.preview(agent, patient, reason=reason).lines()
+        else:
+            lines = withdrawal.preview(agent, study)
+    for line in lines:
+        door.note(line)
+    if not prompts.confirm("Erase this patient?" if patient else "Withdraw?"):
+        raise KitError("nothing was withdrawn")
 
 
 def _order(agent: "Home", study: str, reason: str, *, undo: bool, as_json: bool) -> None:

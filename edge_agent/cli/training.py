@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.cli.options import Data, HomeDir, Json, Run, StudyName
-from kit import clock, door
+from kit import clock, door, prompts
 from kit.errors import KitError
 
 
@@ -106,7 +106,7 @@ def inspect(
         if not digest:
             door.note(door.plain(shown))
             door.note(f"what would be signed: {shown.statement}")
-            digest = typer.prompt("its first eight digits", err=True)
+            digest = prompts.answer("its first eight digits", instead="--digest DIGITS")
         inspection.sign_outbound(agent, name, sign, digest, now=now)
         shown = inspection.inspect(agent, name, now=now)
     elif sign is not None:

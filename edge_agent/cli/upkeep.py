@@ -45,16 +45,14 @@ def doctor(
 ) -> None:
     """Find what keeps this site from working, with cause and fix; exit 0 only if all is well."""
     from edge_agent.doctor.rounds import before_enrolment, rounds
+    from edge_agent.enrolment import read_token
     from edge_agent.home import Home
-    from kit.files import read_limited
-    from pki.enrolment import MAX_TOKEN_BYTES, Token
     from pki.tls import check_proxy
 
     if token is None:
         found = list(rounds(Home.open(home), clock.utc_now))
     else:
-        given = Token.from_bytes(read_limited(token, limit=MAX_TOKEN_BYTES, what="token file"))
-        found = list(before_enrolment(home, given, check_proxy(proxy), clock.utc_now))
+        found = list(before_enrolment(home, read_token(token), check_proxy(proxy), clock.utc_now))
     rows = [(f.check, f.verdict, f.seen) for f in found]
     text = door.columns(rows, ("check", "verdict", "seen"))
     fixes = "".join(f"\n{f.check}: {f.fix}" for f in found if f.fix)

@@ -81,6 +81,12 @@ def read(envelopes: Sequence[bytes]) -> Recovery:
     return Recovery.from_bytes(payloads.pop())
 
 
+def read_file(data: bytes) -> tuple[Recovery, list[bytes]]:
+    """Return the record that a file holds, and its envelopes, a line each. Raises as `read`."""
+    envelopes = data.splitlines()
+    return read(envelopes), envelopes
+
+
 def signers(envelopes: Iterable[bytes], studies: Sequence[Study]) -> set[bytes]:
     """Return the public keys of the studies' reviewers that signed.
 

@@ -4,8 +4,6 @@ Only what a page cannot know is put in its place: folders, ports, times, and the
 would read out. A line with `: error: ` says that the command above it must fail, with these words.
 """
 
-import contextlib
-import io
 import os
 import re
 import shlex
@@ -17,18 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import cli as coordinator_cli
-from edge_agent import cli as edge_agent_cli
 from edge_agent.doctor import machine
-from kit import door
-from pki import protection, unlocking
-from tests.fakes import softhsm
+from pki import protection
+from tests.fakes import commands, softhsm
 from tests.fakes.secrets import CHEAP, files_with_clear_keys
 from tests.fakes.terminal import free_ports, stop, wait_for
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "pki-runbook.md"
-APPS = {"coordinator": coordinator_cli.app, "edge-agent": edge_agent_cli.app}
 PLACES = ("/srv", "/media", "/run/secrets")
 CODE = re.compile(r"\b[A-Z2-7]{4}-[A-Z2-7]{4}\b")
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2} UTC")
@@ -105,7 +99,7 @@ class Stage:
             return 0, ""
         if words[0] == "systemctl":
             return getattr(self, words[1])(), ""
-        if words[0] in APPS:
+        if words[0] in commands.PROGRAMS:
             return self._kit(words[0], words[1:])
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {line}"],
@@ -118,21 +112,10 @@ class Stage:
         return done.returncode, done.stderr
 
     def _kit(self, program, words):
-        """Run a command line in this process: starting one costs more than it does."""
         if words[0] == "init":
             words = [*words, "--exchange-port", self.ports[0], "--enrol-port", self.ports[1]]
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            app = APPS[program]
-            status = door.run(program, lambda: app([str(w) for w in words], standalone_mode=False))
-        unlocking.use(None)
-        return status, err.getvalue()
+        done = commands.run(program, *words, environment=self.environment)
+        return done.code, done.err
 
     def start(self):
         """Run `coordinator serve` as a service would."""

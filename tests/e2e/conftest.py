@@ -224,7 +224,9 @@ def _use(story):
     for name in ("outbox", "releases"):  # what left, and what came back, before it is shredded
         shutil.copytree(story.folder / "a" / name, story.folder / "wire" / name)
     shutil.copytree(story.hub, story.folder / "wire" / "hub")
-    told["withdraw"] = story.agent("withdraw", "--study", "shapes", "--reason", PATIENT, light=True)
+    asked = ("withdraw", "--study", "shapes", "--reason", PATIENT)
+    told["withdraw unasked"] = story.terminal.run("edge-agent", "a", *asked)
+    told["withdraw"] = story.agent(*asked, "--yes", light=True)
     told["predict after"] = story.terminal.run("edge-agent", "a", "predict", *images)
     told["audit list after"] = story.coordinator("audit", "list")
 

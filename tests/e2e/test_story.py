@@ -111,6 +111,8 @@ def test_predictions_say_that_they_are_for_research(story):
 
 
 def test_a_withdrawn_release_no_longer_predicts(story):
+    unasked = is_one_clear_line(story.told["withdraw unasked"], "edge-agent", "nobody is at")
+    assert "--yes" in unasked[0]
     assert story.told["withdraw"]["state"] == "revoked"
     hints = is_one_clear_line(story.told["predict after"], "edge-agent", "is withdrawn")
     assert "edge-agent fetch" in hints[0]

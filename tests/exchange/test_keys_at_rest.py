@@ -147,7 +147,7 @@ def test_the_wrong_passphrase_loses_nothing(enrolled, passphrase):
         with pytest.raises(WrongPassphraseError, match="wrong passphrase for the keys in"):
             site.visit(home)
         unlocking.use(Words(()))
-        with pytest.raises(IdentityError, match="needs a passphrase"):
+        with pytest.raises(IdentityError, match="no passphrase was given for"):
             site.visit(home)
         unlocking.use(passphrase)
         assert site.visit(home)
@@ -240,7 +240,7 @@ def test_the_command_lines_protect_list_and_change(tmp_path):
 
     without = run("coordinator", "audit", "verify", "--home", hub)
     assert without.returncode == 1
-    assert "needs a passphrase" in without.stderr
+    assert "no passphrase was given for" in without.stderr
     assert "systemd credential `coordinator.passphrase`" in without.stderr
     assert without.stdout == ""
 

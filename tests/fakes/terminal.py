@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TIMEOUT_S = 120
+ROOT = Path(__file__).parents[2]
 # Runs a command line in this process and fails if the command loaded torch.
 _LIGHT = """
 import sys
@@ -178,3 +180,32 @@ def free_ports(count):
     finally:
         for each in sockets:
             each.close()
+
+
+def at_a_terminal(code, *typed):
+    """Run Python code at a real terminal and type lines; returns what was shown, and the status."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    shown = b""
+    for line in typed:
+        while not shown.rstrip().endswith(b":") or shown.count(b": ") <= typed.index(line):
+            shown += os.read(main, 1000)
+        os.write(main, line.encode() + b"\n")
+    while True:
+        try:
+            more = os.read(main, 1000)
+        except OSError:  # the other end is closed
+            break
+        if not more:
+            break
+        shown += more
+    os.close(main)
+    return shown.decode(), process.wait(timeout=30)

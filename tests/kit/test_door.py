@@ -122,3 +122,19 @@ def test_a_command_line_answers_wrong_words_and_ctrl_c_as_every_command_does(cap
     assert status_of(UsageError()) == 1
     assert capsys.readouterr().err == "kit: error: no such option\nkit: hint: see `kit --help`\n"
     assert [status_of(AbortError()), status_of(result=door.INTERRUPTED)] == [door.INTERRUPTED] * 2
+
+
+def test_an_option_that_stands_before_the_command_is_said_to(capsys):
+    class NoSuchOptionError(Exception):
+        option_name = "--first"
+
+    def status_of(before):
+        def application():
+            raise NoSuchOptionError("no such option: --first")
+
+        words = {"aborted": KeyboardInterrupt, "usage": NoSuchOptionError, "before": before}
+        assert door.command_line("kit", application, **words) == 1
+        return capsys.readouterr().err.splitlines()[1]
+
+    assert status_of(["--first"]).endswith("before the command: `kit --first FILE COMMAND ...`")
+    assert status_of(["--other"]) == "kit: hint: see `kit --help`"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kit import files
-from kit.errors import KitError
+from kit import canonical, files
+from kit.errors import FormatError, KitError
 
 
 def mode(path: Path) -> int:
@@ -185,3 +185,25 @@ def test_a_lock_is_released_when_its_block_fails(tmp_path):
         raise ZeroDivisionError
     with files.exclusive(path, busy="busy"):
         pass
+
+
+def test_a_document_that_is_another_is_named_with_what_was_expected(tmp_path):
+    def read(path, limit=100):
+        words = {"what": "token file", "hint": "`token` wrote it"}
+        return files.read_document(path, canonical.decode, limit=limit, **words)
+
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_bytes(canonical.encode({"a": 1}))
+    bad.write_bytes(b"PNG")
+    assert read(good) == {"a": 1}
+    with pytest.raises(FormatError) as refused:
+        read(bad)
+    assert str(refused.value) == f"`{bad}` is no token file: bytes are not JSON"
+    assert refused.value.hint == "`token` wrote it"
+    for path, limit in ((tmp_path / "none", 100), (good, 1)):
+        with pytest.raises(KitError, match=f"token file `{path}`") as refused:
+            read(path, limit)
+        assert refused.value.hint == "`token` wrote it"
+    with pytest.raises(KitError, match="does not exist") as refused:
+        read(tmp_path / "no" / "none")
+    assert refused.value.hint.startswith(f"nor is there a folder `{tmp_path / 'no'}`")

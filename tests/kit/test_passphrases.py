@@ -1,7 +1,4 @@
 import os
-import pty
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -10,9 +7,9 @@ import pytest
 from kit import passphrases
 from kit.errors import KitError
 from kit.passphrases import Sources
+from tests.fakes.terminal import at_a_terminal
 
 WORDS = "correct horse battery"
-ROOT = Path(__file__).parents[2]
 ASK = "from kit.passphrases import Sources; print(list(Sources((), 'x').candidates('the key')))"
 ASK_NEW = "from kit.passphrases import ask_new; print(ask_new('the key', hint='h'))"
 
@@ -78,35 +75,6 @@ def test_nobody_there_is_one_clear_line(tmp_path):
     with pytest.raises(KitError, match="is missing"):
         passphrases.chosen("it", None)
     assert passphrases.chosen("it", file(tmp_path, WORDS)) == WORDS
-
-
-def at_a_terminal(code, *typed):
-    """Run Python code at a real terminal and type lines; returns what was shown, and the status."""
-    main, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    os.close(terminal)
-    shown = b""
-    for line in typed:
-        while not shown.rstrip().endswith(b":") or shown.count(b": ") <= typed.index(line):
-            shown += os.read(main, 1000)
-        os.write(main, line.encode() + b"\n")
-    while True:
-        try:
-            more = os.read(main, 1000)
-        except OSError:  # the other end is closed
-            break
-        if not more:
-            break
-        shown += more
-    os.close(main)
-    return shown.decode(), process.wait(timeout=30)
 
 
 def test_a_person_is_asked_without_echo():

@@ -100,7 +100,7 @@ def test_a_site_with_a_full_disk_can_withdraw_and_learns_of_withdrawals(released
             assert home.reserve.is_whole
             filler = fill(home.path)
             terminal = Terminal(released.folder)
-            words = ["withdraw", "--study", site.STUDY, "--reason", "x"]
+            words = ["withdraw", "--study", site.STUDY, "--reason", "x", "--yes"]
             done = terminal.run("edge-agent", "a", *words, "--json", light=True)
             assert done.code == 0, done.err
             assert done.json["state"] == "revoked"

@@ -182,6 +182,22 @@ def _keep_cosignature(tx: Transaction, pseudonym: str, size: int, line: str, tim
     tx.execute(sa.delete(table).where(own, table.c.size.not_in(kept)))
 
 
+def vouching(tx: Transaction, site: str, index: int) -> tuple[int, int]:
+    """Return how many other sites signed a log that contains entry `index`, and how many it wants.
+
+    `site` is the one that would take a release of that entry (A5).
+    """
+    rows = tx.all(sa.select(state.log.c.leaf).order_by(state.log.c.position))
+    history = History().read([Event.from_leaf(row.leaf) for row in rows])
+    own = tx.one(sa.select(state.sites.c.witness_key).where(state.sites.c.id == site))
+    key = own.witness_key if own is not None else None
+    active = {w.pseudonym for w in history.active_witnesses(len(rows))}
+    others = active & {w.pseudonym for w in history.others(key)}
+    table = state.cosignatures
+    signed = tx.all(sa.select(table.c.pseudonym).where(table.c.size > index).distinct())
+    return len(others & {row.pseudonym for row in signed}), history.needed(key)
+
+
 def charge(tx: Transaction, site: str, *, entries: int = 1) -> None:
     """Count what a site is about to put on the log today; `entries=0` only looks.
 

@@ -1,7 +1,7 @@
 """Releases: published with their lineage, served while no ancestor is revoked."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Published:
     blueprints: int
     personal_data: bool
     published: str
+    state: str
     withdrawn: bool
     card: dict[str, Any]
 
@@ -171,7 +172,14 @@ def list_releases(coordinator: Coordinator) -> list[Published]:
     table = state.releases
     with coordinator.state.read() as tx:
         rows = tx.all(sa.select(table).order_by(table.c.published, table.c.digest))
-    return [_published(row) for row in rows]
+    found = [_published(row) for row in rows]
+    newest = {(r.study, r.role): r.digest for r in found if not r.withdrawn}  # the last one stays
+    return [
+        replace(r, state="newest" if r.digest in newest.values() else "older")
+        if not r.withdrawn
+        else r
+        for r in found
+    ]
 
 
 def visible(tx: Transaction) -> list[sa.Row[Any]]:
@@ -255,6 +263,7 @@ def _published(row: sa.Row[Any]) -> Published:
         blueprints=len(release.ancestors),
         personal_data=release.personal_data,
         published=row.published,
+        state="withdrawn" if row.withdrawn else "older",
         withdrawn=row.withdrawn,
         card=json.loads(row.card),
     )

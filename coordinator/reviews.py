@@ -30,6 +30,10 @@ MIN_PREFIX = 6
 MAX_RECORD_AGE = timedelta(days=30)  # a revocation that travels; quorums meet by post
 _SKEW = timedelta(minutes=10)
 MAX_REASON_CHARACTERS = 500
+_GATE = {
+    True: "none of the site's own tests failed; what they could not tell stays at the site",
+    False: "one of the site's own tests failed",
+}
 LOST = "the payload was lost at the coordinator; submit again, it costs no privacy budget"
 _SHEET_SAMPLER_STEPS = 18
 _REPEATABLE = (Decision.REVOKE, Decision.RESTORE)
@@ -173,7 +177,13 @@ def _decide(coordinator: Coordinator, prefix: str, decision: Decision, record: R
     with coordinator.write() as tx:
         row = find(tx, prefix)
         if row.state != BlueprintState.PENDING:
-            raise StateError(f"blueprint `{row.digest[:16]}` is {row.state}, not pending")
+            waits = row.state in (BlueprintState.RECEIVING, BlueprintState.RECEIVED)
+            raise StateError(
+                f"blueprint `{row.digest[:16]}` is {row.state}, not pending",
+                hint="a running `serve` checks it first; `coordinator list` shows when that is done"
+                if waits
+                else "there is nothing left to decide; `coordinator show` says why",
+            )
         study = Study.from_bytes(registry.find_study(tx, row.study_digest).manifest)
         if approval.has_quorum(record(tx, row, study), study, decision):
             _conclude(coordinator, tx, row, decision)
@@ -449,9 +459,11 @@ def _review(tx: Transaction, row: sa.Row[Any]) -> Review:
         outputs=statement.outputs,
         not_cross_checkable=_sole_classes(tx, row, statement),
         privacy=_privacy_words(statement),
-        gate="the site's own tests passed" if statement.gate.passed else "the site's tests failed",
+        gate=_GATE[statement.gate.passed],
         support=_support_words(row.support),
-        architecture=" ".join(str(v) for _, v in sorted(statement.architecture.items())),
+        architecture=", ".join(
+            f"{name} {value}" for name, value in sorted(statement.architecture.items())
+        ),
         base=descent.words(tx, statement.context.base),
         payload_bytes=statement.plaintext_length,
         issued=statement.issued,

@@ -6,7 +6,7 @@ goes through the same services as a call, so its checks, log entries and states 
 may overtake each other: of a site's orders about a blueprint the last that it signed counts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -75,7 +75,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A file for one site."""
+    """A file for one site; `not_vouched` are models that the site will not install as it is."""
 
     site: str
     file: str
@@ -83,6 +83,16 @@ class Exported:
     log_size: int
     releases: tuple[str, ...]
     install_until: str
+    not_vouched: tuple[str, ...] = ()
+
+    def warnings(self) -> list[str]:
+        """Say which of the models the site will not install yet, and how that changes (A5)."""
+        return [
+            f"site `{self.site}` installs {what} only once enough other sites signed a log that"
+            " contains it: each does at its next contact, one without a line by `edge-agent status"
+            " --from-file` of a newer export and then `--to-file`; import that, and export again"
+            for what in self.not_vouched
+        ]
 
 
 def import_file(coordinator: Coordinator, path: Path) -> Imported:
@@ -327,7 +337,25 @@ def export(
         log_size=head.size,
         releases=tuple(chosen),
         install_until=index.expires,
+        not_vouched=tuple(_not_vouched(coordinator, site, chosen, news)),
     )
+
+
+def _not_vouched(
+    coordinator: Coordinator, site: str, chosen: Iterable[str], news: contacts.News
+) -> Iterator[str]:
+    """Say of which models too few other sites have signed the log entry."""
+    offers = {_release_of(offer).digest: offer for offer in (*news.releases, *news.bases)}
+    with coordinator.state.read() as tx:
+        for digest in chosen:
+            index = Receipt.from_text(offers[digest].published.receipt).index
+            have, needed = logbook.vouching(tx, site, index)
+            if have < needed:
+                yield f"`{digest[:16]}` ({have} of {needed})"
+
+
+def _release_of(offer: contacts.ReleaseOffer) -> Release:
+    return Release.from_bytes(dsse.parse(offer.envelope, documents.RELEASE_TYPE).payload)
 
 
 def _leaves(coordinator: Coordinator, size: int) -> list[bytes]:
@@ -342,8 +370,7 @@ def _newest(offers: Iterable[contacts.ReleaseOffer], studies: tuple[str, ...]) -
     """Return, per study, the release that a site would install: the last one published."""
     newest: dict[str, tuple[int, str]] = {}
     for offer in offers:
-        payload = dsse.parse(offer.envelope, documents.RELEASE_TYPE).payload
-        release = Release.from_bytes(payload)
+        release = _release_of(offer)
         place = (Receipt.from_text(offer.published.receipt).index, release.digest)
         if not offer.withdrawn and (not studies or release.study in studies):
             newest[release.study] = max(place, newest.get(release.study, place))

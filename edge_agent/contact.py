@@ -129,11 +129,15 @@ def alarms(log: LogView, *, now: datetime) -> list[Alarm]:
     return [alarm for alarm in found if alarm.until > now.timestamp()]
 
 
-def alarm_words(alarm: Alarm) -> str:
+def alarm_words(alarm: Alarm, world: World) -> str:
     """Say what was revoked, by whom, and until when that can be undone."""
-    by = "a quorum of reviewers" if alarm.actor == "coordinator" else f"its site, `{alarm.actor}`"
+    is_own = alarm.blueprint in {status.digest for status in world.blueprints}
+    what = "your blueprint" if is_own else "blueprint"
+    by = "a quorum of reviewers"
+    if alarm.actor != "coordinator":
+        by = "you, this site" if is_own else f"its site, `{alarm.actor}`"
     until = clock.rfc3339(datetime.fromtimestamp(alarm.until, UTC))
-    return f"blueprint `{alarm.blueprint[:16]}` was revoked by {by}; to be undone until {until}"
+    return f"{what} `{alarm.blueprint[:16]}` was revoked by {by}; to be undone until {until}"
 
 
 def ask(exchange: Exchange, before: Before) -> News:
@@ -168,7 +172,7 @@ def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
             door.note(f"alarm: {finding.line}")
     home.reserve.hold()
     for alarm in alarms(world.log, now=now):
-        door.note(f"alarm: {alarm_words(alarm)}")
+        door.note(f"alarm: {alarm_words(alarm, world)}")
     return world
 
 

@@ -19,12 +19,13 @@ from edge_agent import (
     witness,
 )
 from edge_agent.exchange import Exchange
+from edge_agent.gate import verdict
 from edge_agent.home import Home
 from edge_agent.submission import outgoing, signing_chain
 from federation.auditlog.checkpoint import Receipt
 from federation.auditlog.events import Event
 from federation.blueprint.statement import CIPHERTEXT, WEIGHTS, WRAPPED_KEY
-from kit import canonical, clock
+from kit import canonical, clock, door
 from kit.door import note
 from kit.errors import KitError
 from kit.files import read_limited, sha256_file, write_atomic
@@ -56,10 +57,17 @@ class Leaving:
     privacy: str
     mechanism: dict[str, Any] | None
     gate_passed: bool
+    gate: str
     ledger_head: str
     ledger_counter: int
     files: tuple[str, ...]
     never_leaves: str
+
+    def to_text(self) -> str:
+        """Return it for people; of the gate only that none of its tests failed leaves."""
+        table = door.to_table(self)
+        del table["gate_passed"]
+        return door.plain(table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,35 @@ class Standing:
     blueprints: tuple[dict[str, Any], ...]
     releases: tuple[dict[str, Any], ...]
     alarms: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """Return it for people: a line each, in tables where there are several of a kind."""
+        table = door.to_table(self)
+        table["studies"] = [
+            ("study", "state", "classes"),
+            *(
+                (s["id"], "open" if s["open"] else "closed", ",".join(s["classes"]))
+                for s in self.studies
+            ),
+        ]
+        table["blueprints"] = [
+            ("blueprint", "study", "state", "receipts", "reason"),
+            *(
+                (b["digest"][:16], b["study"], b["state"], str(b["receipts"]), b["reason"] or "-")
+                for b in self.blueprints
+            ),
+        ]
+        table["releases"] = [
+            ("release", "study", "role", "state", "published", "labels"),
+            *(
+                (
+                    *(r["digest"][:16], r["study"], r["role"], r["state"], r["published"]),
+                    ",".join(r["labels"]) + ("; personal data" if r["personal_data"] else ""),
+                )
+                for r in self.releases
+            ),
+        ]
+        return door.sections(table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +175,7 @@ def _leaving(home: Home, run: str, now: datetime) -> Leaving:
     if wanted:
         name = outbound.signed_by(home, item.study, folder) if sealed is not None else None
         approval = f"signed by {name}" if name else "waits for an officer's signature"
+    passed = (item if sealed is None else sealed).gate.passed
     return Leaving(
         study=item.study.id,
         statement=sealed.digest if sealed is not None else None,
@@ -151,7 +189,8 @@ def _leaving(home: Home, run: str, now: datetime) -> Leaving:
         weights_sha256=sha256_file(item.weights),
         privacy=words,
         mechanism=None if privacy.gaussian is None else asdict(privacy.gaussian),
-        gate_passed=(item if sealed is None else sealed).gate.passed,
+        gate_passed=passed,
+        gate=verdict.words(home.run(run), passed=passed),
         ledger_head=privacy.ledger_head,
         ledger_counter=privacy.ledger_counter,
         files=("signed statement", CIPHERTEXT + f" ({WEIGHTS}, architecture.json)", WRAPPED_KEY),
@@ -186,6 +225,7 @@ def status(home: Home, *, now: datetime) -> Standing:
 
 def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
     """Say where things stand after a contact."""
+    newest = _newest(world)
     names = {offer.study.digest: offer.study.id for offer in world.studies}
     chain = read_limited(home.tls_chain, limit=_MAX_PEM_BYTES, what="certificate")
     return Standing(
@@ -218,13 +258,34 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
                 "study": r.release.study,
                 "role": str(r.release.model.role),
                 "labels": list(r.release.labels),
+                "published": Event.from_leaf(r.published.leaf).time,
+                "state": _state_of(r, newest),
                 "withdrawn": r.withdrawn,
                 "personal_data": r.release.personal_data,
             }
             for r in world.releases
         ),
-        alarms=tuple(contact.alarm_words(alarm) for alarm in contact.alarms(world.log, now=now)),
+        alarms=tuple(
+            contact.alarm_words(alarm, world) for alarm in contact.alarms(world.log, now=now)
+        ),
     )
+
+
+def _newest(world: trust.World) -> set[str]:
+    """Return the newest release and base of each study that is not withdrawn: what is fetched."""
+    found: dict[tuple[str, bool], tuple[int, str]] = {}
+    for offer in world.releases:
+        if not offer.withdrawn:
+            key = (offer.release.study_digest, offer.release.is_base)
+            index = Receipt.from_text(offer.published.receipt).index
+            found[key] = max(found.get(key, (-1, "")), (index, offer.release.digest))
+    return {digest for _, digest in found.values()}
+
+
+def _state_of(offer: trust.OfferedRelease, newest: set[str]) -> str:
+    if offer.withdrawn:
+        return "withdrawn"
+    return "newest" if offer.release.digest in newest else "older"
 
 
 def evaluate(

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent import bases, ledger_mark
 from edge_agent.erased import Erased
-from edge_agent.gate import examination
+from edge_agent.gate import examination, verdict
 from edge_agent.gate.examination import Subjects
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
 from edge_agent.training.folder import ERASED, HELD_OUT, OPTIONS
 from federation.study import Study
-from kit import canonical
+from kit import canonical, door
 from kit.errors import KitError
 from kit.files import write_atomic
 
@@ -61,7 +61,17 @@ class Outcome:
     units: int
     privacy: dict[str, Any]
     gate_passed: bool
+    gate: str
     was_finished: bool
+
+    def to_text(self) -> str:
+        """Return it for people."""
+        table = door.to_table(self)
+        del table["gate_passed"], table["was_finished"]
+        table["privacy"] = self.privacy["statement"]
+        if self.was_finished:
+            table["note"] = "finished before: nothing was trained"
+        return door.plain(table)
 
 
 def budget(home: Home) -> Budget:
@@ -178,6 +188,7 @@ def train(
         units=len(set(cohort.units)),
         privacy=dict(result.privacy),
         gate_passed=passed,
+        gate=verdict.words(folder, passed=passed),
         was_finished=result.was_finished,
     )
 

@@ -68,6 +68,19 @@ def plain(result: Any) -> str:
     return "\n".join(lines)
 
 
+def sections(table: Mapping[str, Any]) -> str:
+    """Return `name: value` lines, and where a value is rows (a head first), an indented table."""
+    lines, width = [], max(map(len, table))
+    for name, value in table.items():
+        rows = value if isinstance(value, list) and value and isinstance(value[0], tuple) else []
+        shown = name.replace("_", " ")
+        if len(rows) > 1:
+            lines += [shown, *(f"  {line}" for line in columns(rows[1:], rows[0]).splitlines())]
+        else:
+            lines.append(f"{shown:<{width}}  {'-' if rows else _plain(value)}")
+    return "\n".join(lines)
+
+
 def to_table(value: Any) -> Any:
     """Return dataclasses as dictionaries, paths and enumerations as strings, the rest as it is."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -91,10 +104,11 @@ def columns(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> str:
 
 
 def _plain(value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return "-"
     if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value) or "-"
+        between = "; " if any(isinstance(item, Mapping) for item in value) else ", "
+        return between.join(_plain(item) for item in value) or "-"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
     return str(value)

@@ -46,10 +46,11 @@ def releases(home: Home, as_json: Json = False) -> None:
             r.digest[:16],
             r.study,
             r.role,
-            "withdrawn" if r.withdrawn else "current",
+            r.state,
+            r.published,
             ",".join(r.labels),
         )
         for r in found
     ]
-    text = door.columns(rows, ("release", "study", "role", "state", "labels"))
+    text = door.columns(rows, ("release", "study", "role", "state", "published", "labels"))
     door.emit(found, as_json=as_json, text=text)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.options import Home, Json
+from coordinator.cli.options import PROGRAM, Home, Json
 from kit import door
 
 
@@ -39,3 +39,5 @@ def export(
     with Coordinator.open(home) as coordinator:
         result = stick.export(coordinator, site, out, studies=study or ())
     door.emit(result, as_json=as_json)
+    for warning in result.warnings():
+        door.note(f"{PROGRAM}: warning: {warning}")

@@ -70,6 +70,7 @@ for name, group in GROUPS.items():
 def main() -> NoReturn:
     """Run the command line on the words that it was started with."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy cores: waiting threads must not spin
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # lines of the library's own, not for people
     sys.exit(run())
 
 

@@ -80,7 +80,7 @@ def status(
             standing = inspection.standing(agent, world, now=now)
         else:
             standing = inspection.status(agent, now=now)
-        door.emit(standing, as_json=as_json)
+        door.emit(standing, as_json=as_json, text=standing.to_text())
     alarms.require_none(agent)
 
 

@@ -79,7 +79,7 @@ def train(
     agent = Home.open(home)
     with crew.led(agent.path) as those:
         result = runs.train(agent, request, now=clock.utc_now(), tell=door.note, crew=those)
-    door.emit(result, as_json=as_json)
+    door.emit(result, as_json=as_json, text=result.to_text())
 
 
 def inspect(
@@ -104,11 +104,11 @@ def inspect(
     shown = inspection.inspect(agent, name, now=now)
     if sign is not None and shown.statement is not None:
         if not digest:
-            door.note(door.plain(shown))
+            door.note(shown.to_text())
             door.note(f"what would be signed: {shown.statement}")
             digest = prompts.answer("its first eight digits", instead="--digest DIGITS")
         inspection.sign_outbound(agent, name, sign, digest, now=now)
         shown = inspection.inspect(agent, name, now=now)
     elif sign is not None:
         raise KitError(f"nothing to sign: {shown.outbound_approval}")
-    door.emit(shown, as_json=as_json)
+    door.emit(shown, as_json=as_json, text=shown.to_text())

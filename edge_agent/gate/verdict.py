@@ -1,10 +1,16 @@
 """What the gate answers: checks with private figures, and one verdict."""
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
+from edge_agent.training.folder import GATE
 from kit import canonical
+from kit.files import read_limited
+
+_MAX_JSON_BYTES = 1 << 24
 
 
 class Outcome(StrEnum):
@@ -54,6 +60,23 @@ class GateReport:
             for c in self.checks
         ]
         return {"passed": self.passed, "checks": checks}
+
+
+def words(folder: Path, *, passed: bool) -> str:
+    """Say in one line what was found about a run: also what could not be told.
+
+    `passed` is the verdict that stands, by the ledger; the report may be gone, or of a failure
+    since forgotten.
+    """
+    parts, path = ["passed" if passed else "FAILED"], folder / GATE
+    if not path.is_file():
+        return parts[0]
+    report = json.loads(read_limited(path, limit=_MAX_JSON_BYTES, what="gate report"))
+    for outcome in (Outcome.FAILED, Outcome.CANNOT_TELL):
+        names = [c["name"] for c in report.get("checks", ()) if c["outcome"] == outcome]
+        if names:
+            parts.append(f"{outcome}: {', '.join(names)}")
+    return "; ".join(parts) + (f" (why: `{path}`)" if len(parts) > 1 else "")
 
 
 def _loud(outcome: Outcome) -> str:

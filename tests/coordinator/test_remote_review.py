@@ -201,7 +201,7 @@ def test_a15_revoke_by_the_commands_without_a_key_at_the_hub(slow, tmp_path, cap
         done = run("revoke", digest[:12], *here)
         assert done["done"] is True
         assert state in (done.get("state"), done["done"])
-    with pytest.raises(KitError, match="`approve` needs a reviewer's signature"):
+    with pytest.raises(KitError, match="`revoke` needs a reviewer's signature"):
         cli.app(["revoke", digest[:12], "--home", str(hub), "--yes"], standalone_mode=False)
-    with pytest.raises(KitError, match="`approve` needs a reviewer's signature"):
+    with pytest.raises(KitError, match="`revoke` needs the coordinator's folder"):
         cli.app(["revoke", digest[:12], "--key", str(key)], standalone_mode=False)

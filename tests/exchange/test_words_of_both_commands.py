@@ -1,14 +1,23 @@
 """What people in a hurry type, and what both command lines answer them."""
 
+import contextlib
+import dataclasses
+import socket
+import ssl
+from datetime import timedelta
+
 import pytest
 import sqlalchemy as sa
 
 from coordinator import roots, state
+from coordinator.home import CONFIG, CoordinatorConfig
 from edge_agent import runs as agent_runs
+from kit import config
 from pki import enrolment
 from tests.exchange.test_erasure import PATIENT, charge
 from tests.fakes import site
 from tests.fakes.commands import run
+from tests.fakes.terminal import Terminal, free_ports
 
 
 def lines(result):
@@ -163,3 +172,68 @@ def test_an_erasure_shows_what_goes_and_asks_first(enrolled):
         assert not weights.exists()
     with agent_runs.open_ledger(home) as ledger:
         assert ledger.runs_with(PATIENT)[1] == {run_id}
+
+
+def test_status_is_a_table_that_names_the_newest_release(released):
+    home = released.home("a")
+    with released.serving() as coordinator:
+        coordinator.ahead = timedelta(hours=1)
+        said = run("edge-agent", "status", "--home", home.path)
+    assert said.code == 0, said.err
+    rows = said.out.splitlines()
+    studies, blueprints, releases = (
+        rows.index(name) for name in ("studies", "blueprints", "releases")
+    )
+    assert rows[studies + 1].split() == ["study", "state", "classes"]
+    assert rows[studies + 2].split() == [site.STUDY, "open", ",".join(site.CLASSES)]
+    assert rows[blueprints + 2].split()[:3] == [released.digest("a")[:16], site.STUDY, "approved"]
+    cells = dict(zip(rows[releases + 1].split(), rows[releases + 2].split(), strict=True))
+    assert cells["state"] == "newest"
+    listed = run("coordinator", "releases", "--home", released.hub).out.splitlines()
+    assert dict(zip(listed[0].split(), listed[1].split(), strict=True)) == cells
+
+
+def test_who_withdrew_says_you_to_the_site_itself_and_names_it_to_others(pending):
+    settings = config.load(pending.hub / CONFIG, CoordinatorConfig)
+    config.save(pending.hub / CONFIG, dataclasses.replace(settings, revocation_grace_hours=72))
+    words = ("--home", pending.folder / "a", "--study", site.STUDY, "--reason", "x", "--yes")
+    with pending.serving():
+        mine = run("edge-agent", "withdraw", *words)
+        assert f"your blueprint `{pending.digest('a')[:16]}` was revoked by you" in mine.err
+        other = run("edge-agent", "status", "--home", pending.folder / "b")
+        assert f"blueprint `{pending.digest('a')[:16]}` was revoked by its site, `s-" in other.err
+        assert "your blueprint" not in other.err
+
+
+def test_an_export_says_which_model_nobody_vouches_for_yet(released, tmp_path):
+    words = ("coordinator", "export", "a", "--home", released.hub, "--out", tmp_path / "a.stick")
+    early = run(*words)
+    assert early.code == 0, early.err
+    assert "coordinator: warning: site `a` installs `" in early.err
+    assert "(0 of 1) only once" in early.err
+    with released.serving():
+        site.visit(released.home("b"))
+    late = run(*words)
+    assert (late.code, late.err) == (0, "")
+
+
+def test_what_a_stranger_does_to_the_port_is_no_line_for_people(enrolled, tmp_path):
+    exchange, enrol = free_ports(2)
+    settings = config.load(enrolled.hub / CONFIG, CoordinatorConfig)
+    ports = {"exchange_port": exchange, "enrol_port": enrol}
+    config.save(enrolled.hub / CONFIG, dataclasses.replace(settings, **ports))
+    log = tmp_path / "serve.log"
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+    with Terminal(enrolled.folder).serving(log):
+        with (
+            socket.create_connection(("127.0.0.1", exchange), timeout=10) as line,
+            contextlib.suppress(OSError),
+            stranger.wrap_socket(line) as channel,
+        ):
+            channel.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            while channel.recv(100):
+                pass
+        assert run("coordinator", "sites", "list", "--home", enrolled.hub).code == 0
+    assert all(line.startswith("coordinator: ") for line in log.read_text().splitlines())
+    assert "sites on" in log.read_text()

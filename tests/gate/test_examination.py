@@ -90,6 +90,11 @@ def test_a_run_holds_units_out_and_only_pass_or_fail_leaves_it_a11(home, outcome
     assert f"that {len(out)} held-out units can show" in " ".join(said)
     leaving = of_run(home, "real")
     assert leaving.gate.passed is report["passed"] is outcome.gate_passed is True
+    unsure = [c["name"] for c in report["checks"] if c["outcome"] == "cannot tell"]
+    assert "one-run" in unsure  # too few units to refute such an epsilon
+    told = f"passed; cannot tell: {', '.join(unsure)} (why: `{outcome.folder / GATE}`)"
+    assert outcome.gate == told
+    assert told in outcome.to_text()
     assert leaving.gate.report == canonical.digest((outcome.folder / GATE).read_bytes())
     sent = f"{leaving.architecture} {leaving.outputs} {leaving.privacy} {leaving.gate}"
     assert str(outcome.privacy["epsilon"]) in sent
@@ -125,6 +130,7 @@ def test_weights_that_failed_once_have_failed(home, data, outcome):
     (outcome.folder / GATE).unlink()
     again, said = train(home, data)
     assert not again.gate_passed
+    assert again.gate.startswith("FAILED")
     assert "failed before" in said[-1]
     assert not of_run(home, "real").gate.passed
 

@@ -89,7 +89,7 @@ def test_results_go_to_stdout_for_people(capsys):
     door.emit(RESULT, as_json=False, text="done\n")
     assert capsys.readouterr().out == "done\n"
     door.emit([{"a": 1}, {"a": None}], as_json=False)
-    assert capsys.readouterr().out == "a 1, a -\n"
+    assert capsys.readouterr().out == "a 1; a -\n"
 
 
 def test_progress_notes_go_to_stderr(capsys):
@@ -138,3 +138,16 @@ def test_an_option_that_stands_before_the_command_is_said_to(capsys):
 
     assert status_of(["--first"]).endswith("before the command: `kit --first FILE COMMAND ...`")
     assert status_of(["--other"]) == "kit: hint: see `kit --help`"
+
+
+def test_rows_stand_as_a_table_under_their_name_and_an_empty_one_is_said_to_be():
+    rows = [("study", "state"), ("digits", "open"), ("x", "closed")]
+    text = door.sections({"log_size": 3, "studies": rows, "releases": [("release", "state")]})
+    assert text.splitlines() == [
+        "log size  3",
+        "studies",
+        "  study   state",
+        "  digits  open",
+        "  x       closed",
+        "releases  -",
+    ]

@@ -36,7 +36,7 @@ fuzz: $(VENV)/.installed ## mutate 100,000 blueprints and fuzz every parser (SEE
 offline: $(VENV)/.installed ## the suite again with no network but loopback
 	unshare --map-root-user --net sh -c 'ip link set lo up && $(BIN)/python -m pytest $(ARGS)'
 
-drills: $(VENV)/.installed ## break it on purpose, and print what was seen (ARGS="--only kill")
+drills: $(VENV)/.installed ## break it on purpose, and print what was seen (ARGS="--only kill --table FILE")
 	$(BIN)/python -m tests.drills $(ARGS)
 
 protos: $(VENV)/.installed ## generate the stubs of the wire contract

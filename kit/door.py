@@ -110,7 +110,7 @@ def _plain(value: Any) -> str:
         between = "; " if any(isinstance(item, Mapping) for item in value) else ", "
         return between.join(_plain(item) for item in value) or "-"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items()) or "-"
     return str(value)
 
 

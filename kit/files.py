@@ -201,7 +201,7 @@ def read_folder(path: Path, *, limit: int, what: str) -> dict[str, bytes]:
         KitError: it is no such folder, or a file is over `limit` bytes.
     """
     if not path.is_dir():
-        raise KitError(f"{what} `{path}` is not a folder")
+        raise KitError(f"{what} `{path}` is not a folder", hint=_where(path) or "give its folder")
     entries = sorted(path.iterdir())
     if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
         raise KitError(f"{what} `{path}` holds something else than plain files")

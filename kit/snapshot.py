@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from kit import canonical, clock
 from kit.errors import FormatError, KitError
-from kit.files import os_errors, private_folder, read_limited, sha256_file, write_atomic
+from kit.files import os_errors, private_folder, read_document, sha256_file, write_atomic
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -120,8 +120,13 @@ def verify(source: Path, *, kind: str, newest_schema: int) -> Manifest:
     Raises:
         KitError: it is no snapshot of this kind, a newer kit wrote it, or it was damaged.
     """
-    data = read_limited(source / MANIFEST, limit=MAX_MANIFEST_BYTES, what="snapshot manifest")
-    manifest = Manifest.from_bytes(data)
+    manifest = read_document(
+        source / MANIFEST,
+        Manifest.from_bytes,
+        limit=MAX_MANIFEST_BYTES,
+        what="snapshot manifest",
+        hint=f"give the folder that `backup` made, {kind}-YYYYMMDDTHHMMSSZ",
+    )
     if manifest.kind != kind:
         raise KitError(f"`{source}` is a snapshot of another program ({manifest.kind})")
     if manifest.schema > newest_schema:

@@ -54,7 +54,7 @@ def test_a3_every_site_is_alarmed_and_a_quorum_undoes_a_revocation(graceful, cap
         assert digest[:16] in alarm
         assert "a quorum of reviewers" in alarm
         assert f"alarm: {alarm}" in capsys.readouterr().err
-        assert status(mine).alarms == (alarm,)
+        assert status(mine).alarms == (f"your {alarm}",)
         with pytest.raises(KitError, match="nobody on the study's list"):
             restore(graceful, coordinator, key=keys.new_signing_key())
         done = restore(graceful, coordinator)

@@ -15,6 +15,7 @@ from federation.auditlog.events import Kind
 from kit.errors import KitError
 from pki import keys
 from tests.fakes import site
+from tests.fakes.commands import run
 from tests.fakes.records import publish
 from tests.fakes.terminal import Terminal
 
@@ -85,6 +86,22 @@ def test_a_release_is_taken_only_once_enough_others_vouch_for_its_entry(federati
             "2 of 2 other sites vouch; all of them for"
             in inspection.status(a, now=site.clock.utc_now()).log_cosigned
         )
+
+
+def test_an_export_names_the_model_that_too_few_others_vouch_for(federation, tmp_path):
+    """A5, A17: the site without a line would wait with it, and nobody would have told."""
+    made = publish(federation)
+    words = ("coordinator", "export", "a", "--home", federation.hub, "--out", tmp_path / "a.stick")
+    early = run(*words)
+    assert early.code == 0, early.err
+    expected = f"coordinator: warning: site `a` installs `{made.digest[:16]}` (0 of 1) only once"
+    assert early.err.startswith(expected)
+    with federation.serving():
+        site.visit(federation.home("a"))
+        assert run(*words).err == early.err  # its own word is not another's
+        site.visit(federation.home("b"))
+    late = run(*words)
+    assert (late.code, late.err) == (0, "")
 
 
 def test_a_fork_shown_to_another_site_is_refused(federation, tmp_path):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import socket
 import ssl
-from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -176,8 +175,7 @@ def test_an_erasure_shows_what_goes_and_asks_first(enrolled):
 
 def test_status_is_a_table_that_names_the_newest_release(released):
     home = released.home("a")
-    with released.serving() as coordinator:
-        coordinator.ahead = timedelta(hours=1)
+    with released.serving():
         said = run("edge-agent", "status", "--home", home.path)
     assert said.code == 0, said.err
     rows = said.out.splitlines()
@@ -203,18 +201,6 @@ def test_who_withdrew_says_you_to_the_site_itself_and_names_it_to_others(pending
         other = run("edge-agent", "status", "--home", pending.folder / "b")
         assert f"blueprint `{pending.digest('a')[:16]}` was revoked by its site, `s-" in other.err
         assert "your blueprint" not in other.err
-
-
-def test_an_export_says_which_model_nobody_vouches_for_yet(released, tmp_path):
-    words = ("coordinator", "export", "a", "--home", released.hub, "--out", tmp_path / "a.stick")
-    early = run(*words)
-    assert early.code == 0, early.err
-    assert "coordinator: warning: site `a` installs `" in early.err
-    assert "(0 of 1) only once" in early.err
-    with released.serving():
-        site.visit(released.home("b"))
-    late = run(*words)
-    assert (late.code, late.err) == (0, "")
 
 
 def test_what_a_stranger_does_to_the_port_is_no_line_for_people(enrolled, tmp_path):

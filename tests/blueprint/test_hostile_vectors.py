@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from federation.blueprint.errors import RefusalError
-from tests.fakes.forge import Forge
+from federation.learning.generator.architecture import (
+    Architecture,
+    class_embedding_name,
+    expected_tensors,
+)
+from tests.fakes.forge import MEANS, STATISTICS, STATISTICS_TABLE, Forge
 from tests.vectors import hostile
 from tests.vectors.write_hostile import catalogue
 
@@ -77,6 +82,12 @@ def test_the_readme_knows_every_advisory_and_names_only_what_exists():
     advisories = set(re.findall(r"CVE-[0-9]+-[0-9]+|GHSA-[a-z0-9-]{14}", said))
     assert len(advisories) > 15
     assert {name for name in advisories if name not in section} == set()
+
+
+def test_the_second_kind_is_forged_with_the_table_that_the_registry_derives():
+    architecture = Architecture.from_table(STATISTICS)
+    assert expected_tensors(architecture) == STATISTICS_TABLE
+    assert class_embedding_name(architecture) == MEANS
 
 
 def test_every_family_has_its_control():

@@ -40,6 +40,27 @@ from tests.fakes.federation import ARCHITECTURE, CLASSES, EMBEDDING, NOW, OUTPUT
 TABLE: weights.Table = {"head.bias": ("BF16", (3,)), EMBEDDING: ("BF16", (3, 64))}
 Change = Callable[[dict[str, Any]], object]
 
+# The second kind of generator, as the registry has it for grey images of 8 px and three classes.
+STATISTICS: dict[str, Any] = {
+    "kind": "class-gaussian",
+    "version": 1,
+    "preset": "moments",
+    "channels": 1,
+    "height": 8,
+    "width": 8,
+    "num_classes": 3,
+}
+MEANS = "mean.weight"
+STATISTICS_TABLE: weights.Table = {
+    "factor.weight": ("BF16", (36, 36)),
+    MEANS: ("BF16", (3, 36)),
+    "residual": ("BF16", (1,)),
+}
+_ALLOWED: dict[bytes, tuple[weights.Table, str]] = {
+    canonical.encode(ARCHITECTURE): (TABLE, EMBEDDING),
+    canonical.encode(STATISTICS): (STATISTICS_TABLE, MEANS),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -72,7 +93,8 @@ class Verifier:
         statement = envelope.verify_statement(case.envelope, case.wrapped_key, case.chain, expected)
         key = envelope.unwrap_key(case.wrapped_key, self.seed, statement)
         plaintext = envelope.open_payload(case.ciphertext, key, statement)
-        envelope.check_files(plaintext, statement, TABLE, embedding=EMBEDDING, classes=CLASSES)
+        table, rows = _ALLOWED[canonical.encode(dict(statement.architecture))]
+        envelope.check_files(plaintext, statement, table, embedding=rows, classes=CLASSES)
 
     def _expectations(self, changes: dict[str, Any]) -> envelope.Expectations:
         known = {
@@ -98,13 +120,13 @@ class Verifier:
             recipient=identity.Identity.parse(known.pop("recipient")),
             study=self.studies[known.pop("study")],
             used_digests=frozenset(known.pop("used_digests")),
-            architecture=_only_the_hand_made,
+            architecture=_only_the_two_kinds,
             **known,
         )
 
 
-def _only_the_hand_made(_study: Study, declared: Any) -> None:
-    if canonical.encode(declared) != canonical.encode(ARCHITECTURE):
+def _only_the_two_kinds(_study: Study, declared: Any) -> None:
+    if canonical.encode(declared) not in _ALLOWED:
         raise FormatError("the architecture is not one that the study allows")
 
 
@@ -173,14 +195,16 @@ class Forge:
         context: Context | None = None,
         outputs: tuple[str, ...] = OUTPUTS,
         privacy: PrivacyClaim | None = None,
+        architecture: dict[str, Any] = ARCHITECTURE,
     ) -> Case:
         """Return a blueprint whose signature vouches for every byte of these layers.
 
-        `data` and `file` are the two files, `plaintext` what is encrypted in their place;
-        `encrypt` gets (plaintext, content key, binding), `wrap` (content key, binding).
+        `data` and `file` are the two files, the second `architecture`'s if not given, `plaintext`
+        what is encrypted in their place; `encrypt` gets (plaintext, content key, binding), `wrap`
+        (content key, binding).
         """
         data = self.weights if data is None else data
-        file = self.architecture if file is None else file
+        file = canonical.encode(architecture) if file is None else file
         context = context or self.world.context(self.world.a)
         plaintext = data + file if plaintext is None else plaintext
         ciphertext = encrypt(plaintext, self.content_key, context.binding)
@@ -193,7 +217,7 @@ class Forge:
             files=(_entry(WEIGHTS, data, 0), _entry(ARCHITECTURE_FILE, file, len(data))),
             task=TASK,
             outputs=outputs,
-            architecture=ARCHITECTURE,
+            architecture=architecture,
             privacy=privacy or self.privacy,
             gate=Gate(passed=True, report=canonical.digest(b"report")),
             issued=clock.rfc3339(NOW),
@@ -218,6 +242,14 @@ class Forge:
         bits = {n: (a.view(np.uint32) >> 16).astype("<u2") for n, a in self.values.items()}
         change(bits)
         return weights.header(TABLE) + b"".join(bits[name].tobytes() for name in sorted(bits))
+
+
+def statistics() -> weights.Arrays:
+    """Return class statistics that bfloat16 holds exactly; the undeclared class has no mean."""
+    means = (np.arange(108, dtype=np.float32) % 16).reshape(3, 36) / 16
+    means[2] = 0
+    residual = np.array([0.25], dtype=np.float32)
+    return {"factor.weight": np.eye(36, dtype=np.float32), MEANS: means, "residual": residual}
 
 
 def _tensors() -> weights.Arrays:

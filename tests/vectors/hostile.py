@@ -20,7 +20,7 @@ from tests.fakes.forge import Case, Forge, Verifier
 FOLDER = Path(__file__).parent / "hostile"
 FOLDERS = (
     FOLDER,
-    *(FOLDER.with_name(f"hostile-{n}") for n in (2, 3)),
+    *(FOLDER.with_name(f"hostile-{n}") for n in (2, 3, 4)),
 )  # a set has keys of its own and never changes
 SHARED = "federation.json"
 _PARTS = ("envelope", "wrapped_key", "ciphertext")

@@ -17,6 +17,7 @@ from tests.vectors.catalogue import (
     envelope_faults,
     payload_faults,
     statement_faults,
+    statistics_faults,
 )
 
 
@@ -29,6 +30,7 @@ def catalogue() -> list[hostile.Vector]:
         *composition_faults.catalogue(),
         *base_faults.catalogue(),
         *payload_faults.catalogue(),
+        *statistics_faults.catalogue(),
     ]
     return sorted(found, key=lambda vector: vector.name)
 

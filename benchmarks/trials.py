@@ -117,7 +117,8 @@ def plan_of(study: Study, *, n_declared: int, steps: int | None = None) -> Priva
 
 @cache
 def _plan(study: Study, n_declared: int, steps: int | None) -> PrivacyPlan:
-    preset = trainer_of(architecture_of(study)).private_preset(n_declared)
+    architecture = architecture_of(study)
+    preset = trainer_of(architecture).private_preset(n_declared, architecture.side_px)
     return plan_for(study, n_declared=n_declared, unit=Unit.IMAGE, preset=preset, steps=steps)
 
 

@@ -291,7 +291,9 @@ def _plan(
         epsilon=wanted,
         lifetime_delta=allowed.delta,
         steps=request.steps,
-        preset=trainer_of(architecture).private_preset(request.declared_count or 0),
+        preset=trainer_of(architecture).private_preset(
+            request.declared_count or 0, architecture.side_px
+        ),
     )
 
 

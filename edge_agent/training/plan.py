@@ -161,7 +161,8 @@ def plan_for(
             f"{n_declared} declared {unit}s are too few for private training",
             hint=f"it needs {MIN_UNITS} to run at all and several hundred to be useful",
         )
-    policy, preset = study.privacy, preset or private_preset(n_declared)
+    policy, image = study.privacy, study.image
+    preset = preset or private_preset(n_declared, max(image.height, image.width))
     delta = min(policy.delta, MAX_DELTA, lifetime_delta, 1 / (100 * n_declared))
     limit = policy.epsilon if epsilon is None else min(epsilon, policy.epsilon)
     count = preset.steps if steps is None else steps

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 _MAX_BATCH = 1024
 _LARGE_SITE = 5000
+_SMALL_IMAGE_PX = 16
 _LEARNING_RATE = 2e-3
 _ENOUGH_SIGNAL = 500.0
 _LEAST, _MOST = 0.1, 0.5  # share of the class sums
@@ -32,16 +33,17 @@ class PrivatePreset:
     warm_up_steps: int
 
 
-def private_preset(n_declared: int) -> PrivatePreset:
-    """Return the choices for a site that declares `n_declared` units, as far as its size decides.
+def private_preset(n_declared: int, side_px: int) -> PrivatePreset:
+    """Return the choices for a site that declares `n_declared` units of images of `side_px`.
 
-    Epsilon decides the rest, through `signal`. The size of the images changes none of the figures.
+    Epsilon decides the rest, through `signal`.
 
     *Batch and steps.* At a fixed epsilon the accumulated noise sigma / (B sqrt(steps)) hardly
     depends on B and the steps once q is above 0.1 (RDP, delta 1e-5: within 7 % of the full batch
     at q = 0.3), so time sets them: a third of a small site, 128 for a middle one, an eighth of a
-    large one. 300 steps were measured on 8 px images (N 407 to 571); the 1000 of a large site
-    follow DPDM and DP-FETA and were not measured here.
+    large one. On 8 px images (N 400 to 550) 100 steps drew as well as 300, at epsilon 8 and at 1
+    (benchmarks/README.md); larger images have more to learn and keep 300. The 1000 of a large site
+    follow DPDM and DP-FETA. Neither of these two was measured here.
 
     *Clip.* Adam divides by the size of what it gets, so C changes nothing once every unit is
     clipped: on digits the norms before it lie between 150 and 650, at the start and after the
@@ -55,12 +57,18 @@ def private_preset(n_declared: int) -> PrivatePreset:
     batch = min(n_declared // 3, max(128, n_declared // 8), _MAX_BATCH)
     return PrivatePreset(
         expected_batch_size=batch,
-        steps=300 if n_declared < _LARGE_SITE else 1000,
+        steps=_steps(n_declared, side_px),
         draws_per_unit=4,
         max_grad_norm=1.0,
         sums_share=None,
         warm_up_steps=150,
     )
+
+
+def _steps(n_declared: int, side_px: int) -> int:
+    if n_declared >= _LARGE_SITE:
+        return 1000
+    return 100 if side_px <= _SMALL_IMAGE_PX else 300
 
 
 def why(signal_of_steps: float) -> str:

@@ -32,7 +32,7 @@ def recipe_for(architecture: Architecture, *, plan: PrivacyPlan | None) -> Recip
     Under noise a few hundred steps must do, so the rate is high and the average short, and the
     noise levels are higher than the paper's (P_mean -1.2): fine detail drowns anyway.
     """
-    side = max(architecture.height, architecture.width)
+    side = architecture.side_px
     if plan is not None:
         return Recipe(
             learning_rate=learning_rate(plan.signal),

@@ -59,7 +59,7 @@ class Released:
     metrics: list[dict[str, Any]]
 
 
-def private_preset(n_declared: int) -> PrivatePreset:
+def private_preset(n_declared: int, _side_px: int) -> PrivatePreset:
     """Return two sums over all units: everyone takes part in each."""
     return PrivatePreset(
         expected_batch_size=n_declared,

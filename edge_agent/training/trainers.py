@@ -34,11 +34,12 @@ class Trained(Protocol):
 class Trainer:
     """How one kind is trained: the free choices of its plan, their reason, and the training.
 
+    `private_preset` is asked with the declared units and the longer side of the images in pixels.
     `measured` are pairs (strength, points of accuracy lost) as `expectation` defines them, rising
     in strength and falling in loss.
     """
 
-    private_preset: Callable[[int], PrivatePreset]
+    private_preset: Callable[[int, int], PrivatePreset]
     reason: Callable[[PrivacyPlan], str]
     train: Callable[[Job], Trained]
     measured: tuple[tuple[float, float], ...]

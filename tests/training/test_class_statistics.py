@@ -29,7 +29,7 @@ def architecture(study):
 
 
 def plan_of(study, architecture, *, declared=60, unit=Unit.IMAGE, steps=None):
-    preset = trainer_of(architecture).private_preset(declared)
+    preset = trainer_of(architecture).private_preset(declared, architecture.side_px)
     return plan_for(study, n_declared=declared, unit=unit, preset=preset, steps=steps)
 
 

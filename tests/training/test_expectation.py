@@ -26,8 +26,8 @@ def study_of(make):
 
 
 def expected(study, preset, declared, classes=3):
-    trainer = trainer_of(networks.architecture_for(study, preset))
-    made = trainer.private_preset(declared)
+    architecture = networks.architecture_for(study, preset)
+    made = trainer_of(architecture).private_preset(declared, architecture.side_px)
     plan = plan_for(study, n_declared=declared, unit=Unit.IMAGE, preset=made)
     return expectation(study, preset, plan, classes)
 

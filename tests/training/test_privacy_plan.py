@@ -112,10 +112,17 @@ def test_figures_that_do_not_belong_together_are_refused(study, change):
 
 
 def test_the_preset_follows_from_public_figures_and_the_plan_gives_its_reasons(study):
-    plan, preset = plan_for(study, n_declared=400, unit=Unit.IMAGE), private_preset(400)
+    plan, preset = plan_for(study, n_declared=400, unit=Unit.IMAGE), private_preset(400, 8)
     assert (plan.expected_batch_size, plan.steps) == (preset.expected_batch_size, preset.steps)
     for word in ("the declared number and time", "10% of the bound", "learning rate is 0.002"):
         assert word in plan.reason
+
+
+def test_small_images_take_fewer_steps_and_else_the_same():
+    small, large = (private_preset(400, side_px) for side_px in (16, 28))
+    assert (small.steps, large.steps) == (100, 300)
+    assert replace(small, steps=300) == large
+    assert private_preset(5000, 16).steps == private_preset(5000, 28).steps == 1000
 
 
 def test_rate_and_share_follow_the_signal_that_the_noise_leaves():

@@ -47,6 +47,11 @@ class Architecture:
     width: int
     num_classes: int
 
+    @property
+    def side_px(self) -> int:
+        """The longer side of the images."""
+        return max(self.height, self.width)
+
     def to_table(self) -> dict[str, Any]:
         """Return the fields as JSON integers and strings."""
         return asdict(self)

@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,6 +128,7 @@ def main() -> int:
     parser.add_argument("--epsilon", type=float, help="private training; by default none")
     parser.add_argument("--data", type=Path, help="an .npz with MedMNIST keys; by default digits")
     parser.add_argument("--steps", type=int, help="training steps instead of the preset's")
+    parser.add_argument("--shard-size", type=int, default=factory.FactoryPlan().shard_size)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, help="keep the generators here, and use those there")
     parser.add_argument("--json", type=Path)
@@ -136,14 +137,16 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(1 if options.quick else options.seeds):
-            rows += _of_seed(seed, options, options.work or Path(scratch))
+            for row in _of_seed(seed, options, options.work or Path(scratch)):
+                rows.append(row)
+                door.note(json.dumps(row))
+                if options.json:
+                    options.json.write_text(json.dumps(rows, indent=2) + "\n")
     _show(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0
 
 
-def _of_seed(seed: int, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def _of_seed(seed: int, options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     dataset = datasets.load("bloodcells8" if options.data else "digits", options.data)
     federation = datasets.deal(dataset, clients=3, images=None, seed=seed)
     plan = factory.FactoryPlan(steps=8 if options.quick else options.steps)
@@ -155,8 +158,7 @@ def _of_seed(seed: int, options: argparse.Namespace, folder: Path) -> list[dict[
     study = factory.study_for(outline, options.epsilon, plan)
     architecture = trials.architecture_of(study)
     generators = [trials.generator(run, study) for run in runs]
-    size = 8 if options.quick else plan.shard_size
-    rows = []
+    size = 8 if options.quick else options.shard_size
     for way in ways(quick=options.quick):
         started = time.process_time()
         shards = [
@@ -173,19 +175,15 @@ def _of_seed(seed: int, options: argparse.Namespace, folder: Path) -> list[dict[
             seed=seed,
             threads=1,
         )
-        rows.append(
-            {
-                "sampler": way.name,
-                "evaluations": way.evaluations,
-                "epsilon": options.epsilon,
-                "seed": seed,
-                "accuracy": score(model.network, federation.sites).accuracy,
-                "seconds_per_1000": round(1000 * drawn / (size * len(shards)), 2),
-                "finite": all(whole for _, (_, whole) in shards),
-            }
-        )
-        door.note(json.dumps(rows[-1]))
-    return rows
+        yield {
+            "sampler": way.name,
+            "evaluations": way.evaluations,
+            "epsilon": options.epsilon,
+            "seed": seed,
+            "accuracy": score(model.network, federation.sites).accuracy,
+            "seconds_per_1000": round(1000 * drawn / (size * len(shards)), 2),
+            "finite": all(whole for _, (_, whole) in shards),
+        }
 
 
 @torch.inference_mode()

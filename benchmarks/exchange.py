@@ -87,6 +87,7 @@ class Bench:
         self._count += 1
         runs.write_run(self.home, self.home.study(name), site.LABELS["a"], name=name)
         noise(self.home.run(name) / WEIGHTS, size)
+        runs.give_verdict(self.home, name)
         settings = self.home.config
         port = self._ports()[0] if through is None else through.port
         address = settings.exchange_address.rpartition(":")[0] + f":{port}"

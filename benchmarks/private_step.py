@@ -1,6 +1,8 @@
 """One private training step against its rivals, at equal rows: seconds and peak memory.
 
-Each way runs in a process of its own, so that its peak memory is its own:
+Each way runs in a process of its own, so that its peak memory is its own, and they step in turns,
+so that what else the machine does falls on all alike; a ratio is the median over turns of this
+way's seconds over the plain step's in the same turn:
 
 - `plain`: forward and backward of the mean loss, Adam; no privacy.
 - `ours`: K draws summed inside each layer, clipping, secret noise (`edge_agent.training`).
@@ -21,6 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,53 +50,89 @@ def main() -> int:
     if chosen.quick:
         chosen.units, chosen.steps = min(chosen.units, 16), 2
     if chosen.one:
-        print(json.dumps(_measure(chosen)))
+        _take_steps(chosen)
         return 0
-    rows = {way: _apart(way, chosen) for way in WAYS}
+    rows = _rows(chosen)
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=2) + "\n")
-    plain = rows["plain"]
-    print(f"{'':12}{'s/step':>10}{'x plain':>10}{'MiB':>8}{'x plain':>10}")
+    print(
+        f"{'':12}{'s/step':>10}{'x plain':>10}{'CPU s':>10}{'x plain':>10}{'MiB':>8}{'x plain':>10}"
+    )
     for way, row in rows.items():
-        slower, larger = row["seconds"] / plain["seconds"], row["peak_mib"] / plain["peak_mib"]
         print(
-            f"{way:12}{row['seconds']:>10.3f}{slower:>10.2f}{row['peak_mib']:>8.0f}{larger:>10.2f}"
+            f"{way:12}{row['seconds']:>10.3f}{row['seconds_ratio']:>10.2f}"
+            f"{row['cpu']:>10.3f}{row['cpu_ratio']:>10.2f}"
+            f"{row['peak_mib']:>8.0f}{row['peak_mib'] / rows['plain']['peak_mib']:>10.2f}"
         )
     return 0
 
 
-def _apart(way: str, chosen: argparse.Namespace) -> dict[str, Any]:
+def _rows(chosen: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Let every way take a step in each of `--steps` turns."""
+    with ExitStack() as stack:
+        ways = {way: stack.enter_context(_apart(way, chosen)) for way in WAYS}
+        for process in ways.values():
+            _ask(process)  # the first steps choose algorithms and fill caches
+            _ask(process)
+        turns = [{way: _ask(process) for way, process in ways.items()} for _ in range(chosen.steps)]
+    return {
+        way: {
+            "seconds": round(median(turn[way]["seconds"] for turn in turns), 4),
+            "seconds_ratio": _ratio(turns, way, "seconds"),
+            "cpu": round(median(turn[way]["cpu"] for turn in turns), 4),
+            "cpu_ratio": _ratio(turns, way, "cpu"),
+            "peak_mib": max(turn[way]["peak_mib"] for turn in turns),
+        }
+        for way in WAYS
+    }
+
+
+def _ratio(turns: list[dict[str, dict[str, float]]], way: str, of: str) -> float:
+    return round(median(turn[way][of] / turn["plain"][of] for turn in turns), 3)
+
+
+def _ask(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Let one way take one step; returns its seconds, its processor seconds and its peak so far."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("step\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        sys.exit("a way ended before its time")
+    told: dict[str, float] = json.loads(line)
+    return told
+
+
+def _apart(way: str, chosen: argparse.Namespace) -> subprocess.Popen[str]:
     words = ["--preset", chosen.preset, "--threads", str(chosen.threads), "--one", way]
     for name in ("units", "draws", "steps"):
         words += [f"--{name}", str(getattr(chosen, name))]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.private_step", *words],
-        check=True,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        text=True,
         env=environment,
     )
-    row: dict[str, Any] = json.loads(done.stdout)
-    return row
 
 
-def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
+def _take_steps(chosen: argparse.Namespace) -> None:
+    """Take a step for every line that comes in, and say what it took."""
     import torch
 
     torch.set_num_threads(chosen.threads)
     step = _step(chosen)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(chosen.steps + 2):  # the first two choose algorithms and fill caches
-        started = time.perf_counter()
+    for _ in sys.stdin:
+        used, started = time.process_time(), time.perf_counter()
         step()
-        times.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "seconds": round(median(times[2:]), 4),
-        "peak_mib": round(peak / 1024, 1),
-        "step_mib": round((peak - before) / 1024, 1),
-    }
+        told = {
+            "seconds": time.perf_counter() - started,
+            "cpu": time.process_time() - used,
+            "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        }
+        print(json.dumps(told), flush=True)
 
 
 def _step(chosen: argparse.Namespace) -> Callable[[], None]:

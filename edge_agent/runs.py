@@ -8,12 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent import bases, ledger_mark
+from edge_agent import bases
 from edge_agent.erased import Erased
 from edge_agent.gate import examination, verdict
 from edge_agent.gate.examination import Subjects
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
+from edge_agent.ledger import mark as ledger_mark
 from edge_agent.training.folder import ERASED, HELD_OUT, OPTIONS
 from federation.study import Study
 from kit import canonical, door

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.ledger import Budget, Ledger, LedgerRun, Trials
-from edge_agent.ledger_entries import apply
+from edge_agent.ledger.entries import apply
 from federation.accounting import DpEvent, compose
 from federation.study import Unit
 from kit import canonical
@@ -445,7 +445,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from edge_agent.ledger import Budget, Ledger, LedgerRun
-from edge_agent.ledger_entries import apply
+from edge_agent.ledger.entries import apply
 from federation.accounting import DpEvent
 from federation.study import Unit
 from kit.errors import KitError

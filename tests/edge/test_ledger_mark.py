@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import ledger_mark
 from edge_agent.ledger import Budget, Ledger
+from edge_agent.ledger import mark as ledger_mark
 from federation.accounting import DpEvent
 from federation.study import Unit
 from kit.errors import KitError

@@ -1,6 +1,6 @@
 """What the privacy ledger records: entries, the chain between them, and what they add up to.
 
-Pure rules over bytes; `edge_agent.ledger` keeps the file.
+Pure rules over bytes; `chain` keeps the file, `account` decides.
 
 - An entry is canonical JSON of kind `reserve`, `unbounded`, `charge`, `settle` or `gate`.
 - `H_i = SHA-256(H_{i-1} || body_i)` and `H_0 = SHA-256("ledger" || random id)`.

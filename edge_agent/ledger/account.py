@@ -1,80 +1,31 @@
-"""The privacy ledger: what every unit of this site has spent of its lifetime (epsilon, delta).
-
-Invariants:
-
-- One ledger per installation. Units are HMAC-SHA256 pseudonyms under the site's secret.
-- A run reserves all of its events before it starts. Until it is settled, all of it counts against
-  other runs; afterwards the steps that were charged do.
-- A step is charged, and on the disk, before its result may be used; never more than were reserved.
-- The account of the worst unit decides. Renyi curves are composed, epsilons are never added.
-- Rows are only ever appended, under one writer's lock, and every entry is chained to the one
-  before: `H_i = SHA-256(H_{i-1} || body_i)`, `H_0 = SHA-256("ledger" || random id)`.
-- A run without privacy spends without bound: its units take part in no private run afterwards.
-- An image is protected as itself or as one of its patient's, for its lifetime: a bound per image
-  says nothing of a patient with several, so the two kinds of run are never mixed over one image.
-
-The chain shows that this file was changed or rolled back; a person who rewrites the whole file is
-caught by the statements that earlier heads went into.
-"""
+"""The account: what a run may spend, and who has room for it."""
 
 import hashlib
 import hmac
 import math
-import os
-import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
-from edge_agent.ledger_entries import (
+from edge_agent.ledger.chain import Chain
+from edge_agent.ledger.entries import (
     Budget,
     GateVerdict,
     LedgerRun,
     LedgerStatus,
     Trials,
-    apply,
     cohort_digest,
     compose,
-    first_link,
-    next_link,
     run_entry,
 )
 from federation.accounting import DpEvent
 from federation.study import Unit
 from kit import canonical
-from kit.errors import FormatError, KitError
-from kit.files import os_errors
+from kit.errors import KitError
 
-__all__ = [
-    "Budget",
-    "GateVerdict",
-    "Ledger",
-    "LedgerRun",
-    "LedgerStatus",
-    "Reservation",
-    "Trials",
-]
-
-SCHEMA_VERSION = 1
-WAIT_FOR_LOCK_S = 30.0
 MIN_SECRET_BYTES = 16
 _SLACK = 1e-9  # epsilons are compared as decimal figures; less than this is rounding
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (id BLOB NOT NULL, key_check BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS entries (
-    counter INTEGER PRIMARY KEY, body BLOB NOT NULL, hash BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS members (
-    unit BLOB NOT NULL, run TEXT NOT NULL, PRIMARY KEY (unit, run)) WITHOUT ROWID;
-"""
-_APPEND_ONLY = (
-    "CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} "
-    "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-)
 
 
 def pseudonym(secret: bytes, unit: str) -> bytes:
@@ -124,19 +75,8 @@ class Ledger:
         """
         if len(secret) < MIN_SECRET_BYTES:
             raise RuntimeError(f"the ledger's secret has at least {MIN_SECRET_BYTES} bytes")
-        self._path, self._secret, self.budget = path, secret, budget
-        self._runs: dict[str, LedgerRun] = {}
-        self._counter, self._hash = 0, b""
-        with os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        with self._sql_errors():
-            self._db = sqlite3.connect(path, timeout=WAIT_FOR_LOCK_S, isolation_level=None)
-        try:
-            self._open()
-        except BaseException:
-            self._db.close()
-            raise
+        self._secret, self.budget = secret, budget
+        self._chain = Chain(path, secret)
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +86,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; nothing is pending."""
-        self._db.close()
+        self._chain.close()
 
     def reserve(
         self,
@@ -177,13 +117,13 @@ class Ledger:
         if not events:
             raise RuntimeError("a private run has at least one event")
         names, wanted = self._pseudonyms(units), tuple(events)
-        with self._writing():
-            if canonical.name(run_id, what="run id") in self._runs:
+        with self._chain.writing():
+            if canonical.name(run_id, what="run id") in self._chain.runs:
                 self._require_same(run_id, names, wanted)
                 return Reservation(self, run_id)
             self._require_budget(names, wanted, unit_kind)
             entry = run_entry(run_id, names, wanted, now, unit_kind, settings)
-            self._append_run(entry, names)
+            self._chain.append_run(entry, names)
         return Reservation(self, run_id)
 
     def mark_unbounded(self, run_id: str, units: Collection[str], now: datetime) -> None:
@@ -193,11 +133,11 @@ class Ledger:
             KitError: `run_id` is known with other units, or as a private run.
         """
         names = self._pseudonyms(units)
-        with self._writing():
-            if canonical.name(run_id, what="run id") in self._runs:
+        with self._chain.writing():
+            if canonical.name(run_id, what="run id") in self._chain.runs:
                 self._require_same(run_id, names, ())
             else:
-                self._append_run(run_entry(run_id, names, (), now, None), names)
+                self._chain.append_run(run_entry(run_id, names, (), now, None), names)
 
     def charge(self, run_id: str, steps: int) -> None:
         """Charge `steps` more steps to a reserved run, durably.
@@ -208,7 +148,7 @@ class Ledger:
         """
         if steps < 1:
             raise RuntimeError("a charge is at least one step")
-        with self._writing():
+        with self._chain.writing():
             run = self._known(run_id)
             if run.is_settled:
                 raise KitError(f"run `{run_id}` takes no more steps: it is closed in the ledger")
@@ -218,7 +158,7 @@ class Ledger:
                     f"not {steps}",
                     hint="steps that were charged before a crash stay spent; start a new run",
                 )
-            self._append({"kind": "charge", "run": run_id, "steps": steps})
+            self._chain.append({"kind": "charge", "run": run_id, "steps": steps})
 
     def settle(self, run_id: str) -> None:
         """Close a run: steps that were reserved and not charged are free again. Idempotent.
@@ -226,9 +166,9 @@ class Ledger:
         Raises:
             KitError: the run is unknown.
         """
-        with self._writing():
+        with self._chain.writing():
             if not self._known(run_id).is_settled:
-                self._append({"kind": "settle", "run": run_id})
+                self._chain.append({"kind": "settle", "run": run_id})
 
     def run(self, run_id: str) -> LedgerRun:
         """Return one run's account.
@@ -236,17 +176,17 @@ class Ledger:
         Raises:
             KitError: the run is unknown.
         """
-        with self._reading():
+        with self._chain.reading():
             return self._known(run_id)
 
     def runs(self) -> tuple[LedgerRun, ...]:
         """Return every run, oldest first."""
-        with self._reading():
-            return tuple(self._runs.values())
+        with self._chain.reading():
+            return tuple(self._chain.runs.values())
 
     def spent(self, units: Collection[str]) -> float:
         """Return the epsilon of the worst of `units` at the budget's delta; inf if unbounded."""
-        with self._reading():
+        with self._chain.reading():
             return max(map(self._epsilon, self._histories(self._pseudonyms(units))))
 
     def without_room(
@@ -267,8 +207,8 @@ class Ledger:
             KitError: one of the units was used without privacy or under another kind of unit.
         """
         keys, allowed = {pseudonym(self._secret, unit): unit for unit in units}, self.budget
-        with self._reading():
-            runs_of = self._runs_of(list(keys))
+        with self._chain.reading():
+            runs_of = self._chain.runs_of(list(keys))
             histories = set(runs_of.values())
             self._require_bounded(histories)
             self._require_one_kind(histories, unit_kind)
@@ -283,45 +223,43 @@ class Ledger:
 
     def runs_with(self, unit: str) -> tuple[str, frozenset[str]]:
         """Return one unit's pseudonym (hexadecimal) and every run that it took part in."""
-        with self._reading():
+        with self._chain.reading():
             names = self._pseudonyms([unit])
             return names[0].hex(), next(iter(self._histories(names)))
 
     def status(self) -> LedgerStatus:
         """Return the whole account for people."""
-        with self._reading():
-            runs_of = self._by_unit(self._db.execute("SELECT unit, run FROM members"))
+        with self._chain.reading():
+            histories = set(self._chain.everyone().values())
             return LedgerStatus(
                 budget=self.budget,
-                worst=max(map(self._epsilon, set(runs_of.values())), default=0.0),
-                runs=tuple(self._runs.values()),
+                worst=max(map(self._epsilon, histories), default=0.0),
+                runs=tuple(self._chain.runs.values()),
                 trials=self._trials(),
-                head=self._hash.hex(),
-                counter=self._counter,
+                head=self._chain.hash.hex(),
+                counter=self._chain.counter,
             )
 
     def head(self) -> tuple[str, int]:
         """Return the chain's hash (hexadecimal) and the number of entries, for the statement."""
-        with self._reading():
-            return self._hash.hex(), self._counter
+        with self._chain.reading():
+            return self._chain.hash.hex(), self._chain.counter
 
     def record_verdict(self, verdict: GateVerdict) -> None:
         """Remember what the gate said of some weights; the same again changes nothing."""
-        with self._writing():
+        with self._chain.writing():
             if verdict not in self._verdicts(verdict.weights):
-                self._append(verdict.entry())
+                self._chain.append(verdict.entry())
 
     def verdicts(self, weights: str) -> tuple[GateVerdict, ...]:
         """Return everything that the gate ever said of weights of this SHA-256, oldest first."""
-        with self._reading():
+        with self._chain.reading():
             return self._verdicts(weights)
 
     def has(self, head: str, counter: int) -> bool:
         """Say whether the chain had this hash (hexadecimal) after `counter` entries."""
-        with self._reading():
-            found = self._db.execute("SELECT hash FROM entries WHERE counter = ?", (counter,))
-            row = found.fetchone()
-            return (self._first_hash() if counter == 0 else row and row[0]) == bytes.fromhex(head)
+        with self._chain.reading():
+            return self._chain.link(counter) == bytes.fromhex(head)
 
     def verify(self) -> None:
         """Recompute the whole chain and every run's cohort.
@@ -329,134 +267,11 @@ class Ledger:
         Raises:
             KitError: an entry or a list of units was changed.
         """
-        with self._reading():
-            self._runs, self._counter, self._hash = {}, 0, self._first_hash()
-            self._catch_up()
-            rows = self._db.execute("SELECT run, unit FROM members ORDER BY run, unit")
-            cohorts = {
-                run: cohort_digest([self._blob((unit,)) for _, unit in group])
-                for run, group in groupby(rows, key=itemgetter(0))
-            }
-            if cohorts != {run.run_id: run.cohort for run in self._runs.values()}:
-                raise self._changed()
-
-    def _open(self) -> None:
-        with self._sql_errors():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("CREATE TEMP TABLE asked (unit BLOB PRIMARY KEY) WITHOUT ROWID")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._create()
-            elif version != SCHEMA_VERSION:
-                raise KitError(f"ledger `{self._path}` has schema {version}, not {SCHEMA_VERSION}")
-            check = self._meta("key_check")
-        if not hmac.compare_digest(check, self._key_check()):
-            raise KitError(
-                f"ledger `{self._path}` was made with another site secret",
-                hint="restore the secret and the ledger together",
-            )
-        self.verify()
-
-    def _create(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
-            self._db.execute(statement)
-        for table in ("meta", "entries", "members"):
-            for verb in ("UPDATE", "DELETE"):
-                self._db.execute(_APPEND_ONLY.format(table=table, verb=verb))
-        self._db.execute(
-            "INSERT INTO meta SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM meta)",
-            (os.urandom(16), self._key_check()),
-        )
-        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._db.execute("COMMIT")
-
-    def _key_check(self) -> bytes:
-        return hmac.digest(self._secret, b"privacy ledger: key check", hashlib.sha256)
-
-    def _first_hash(self) -> bytes:
-        return first_link(self._meta("id"))
-
-    def _meta(self, column: Literal["id", "key_check"]) -> bytes:
-        return self._blob(self._db.execute(f"SELECT {column} FROM meta").fetchone())  # noqa: S608
-
-    def _blob(self, row: tuple[Any, ...] | None) -> bytes:
-        """Return the only value of a row: SQLite keeps to no column's type by itself."""
-        if row is None or len(row) != 1 or not isinstance(row[0], bytes):
-            raise self._changed()
-        return row[0]
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._sql_errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._catch_up()
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                self._runs, self._counter, self._hash = {}, 0, self._first_hash()
-                raise
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._sql_errors():
-            self._db.execute("BEGIN")
-            try:
-                self._catch_up()
-                yield
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    @contextmanager
-    def _sql_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise KitError(
-                f"ledger `{self._path}` cannot be used: {error}",
-                hint="free some space, or let the other command finish, and run this one again",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise KitError(f"`{self._path}` is not an intact ledger: {error}") from error
-
-    def _catch_up(self) -> None:
-        """Fold in the entries that were appended since the last look, by any process."""
-        rows = self._db.execute(
-            "SELECT counter, body, hash FROM entries WHERE counter > ? ORDER BY counter",
-            (self._counter,),
-        )
-        for counter, body, link in rows:
-            self._fold(counter, body, link)
-
-    def _fold(self, counter: int, body: bytes, link: bytes) -> None:
-        before = self._hash or self._first_hash()
-        if counter != self._counter + 1 or link != next_link(before, self._blob((body,))):
-            raise self._changed()
-        try:
-            apply(self._runs, body)
-        except FormatError as error:
-            raise self._changed() from error
-        self._counter, self._hash = counter, link
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        body = canonical.encode(entry)
-        row = (self._counter + 1, body, next_link(self._hash, body))
-        self._db.execute("INSERT INTO entries VALUES (?, ?, ?)", row)
-        self._fold(*row)
-
-    def _append_run(self, entry: dict[str, Any], names: list[bytes]) -> None:
-        self._append(entry)
-        rows = ((name, entry["run"]) for name in names)
-        self._db.executemany("INSERT INTO members VALUES (?, ?)", rows)
+        self._chain.verify()
 
     def _trials(self) -> tuple[Trials, ...]:
         together: dict[str, list[str]] = {}
-        for run in self._runs.values():
+        for run in self._chain.runs.values():
             if run.is_private:
                 together.setdefault(run.cohort, []).append(run.run_id)
         return tuple(
@@ -472,28 +287,14 @@ class Ledger:
 
     def _histories(self, names: list[bytes]) -> set[frozenset[str]]:
         """Return the distinct sets of runs that the units took part in."""
-        return set(self._runs_of(names).values())
-
-    def _runs_of(self, names: list[bytes]) -> dict[bytes, frozenset[str]]:
-        """Return the runs that each unit took part in, which may be none."""
-        self._db.execute("DELETE FROM temp.asked")
-        self._db.executemany("INSERT INTO temp.asked VALUES (?)", ((n,) for n in names))
-        rows = self._db.execute("SELECT unit, run FROM members JOIN temp.asked USING (unit)")
-        nothing: dict[bytes, frozenset[str]] = dict.fromkeys(names, frozenset())
-        return nothing | self._by_unit(rows)
-
-    def _by_unit(self, rows: Iterable[tuple[bytes, str]]) -> dict[bytes, frozenset[str]]:
-        runs_of: dict[bytes, set[str]] = {}
-        for unit, run in rows:
-            runs_of.setdefault(unit, set()).add(run)
-        return {unit: frozenset(runs) for unit, runs in runs_of.items()}
+        return set(self._chain.runs_of(names).values())
 
     def _events(self, history: frozenset[str]) -> tuple[DpEvent, ...]:
-        spent = (run.spent() for run in self._runs.values() if run.run_id in history)
+        spent = (run.spent() for run in self._chain.runs.values() if run.run_id in history)
         return tuple(event for events in spent for event in events)
 
     def _epsilon(self, history: frozenset[str]) -> float:
-        if not all(self._runs[run_id].is_private for run_id in history):
+        if not all(self._chain.runs[run_id].is_private for run_id in history):
             return math.inf
         return compose(self._events(history), self.budget.delta)
 
@@ -505,7 +306,7 @@ class Ledger:
             )
 
     def _require_one_kind(self, histories: set[frozenset[str]], unit_kind: Unit) -> None:
-        others = {self._runs[run_id].unit_kind for history in histories for run_id in history}
+        others = {self._chain.runs[run_id].unit_kind for history in histories for run_id in history}
         for other in others - {unit_kind, None}:
             raise KitError(
                 f"some of these images were used in a run that protected the {other}; this one "
@@ -531,7 +332,7 @@ class Ledger:
             )
 
     def _require_same(self, run_id: str, names: list[bytes], events: tuple[DpEvent, ...]) -> None:
-        run = self._runs[run_id]
+        run = self._chain.runs[run_id]
         if run.cohort != cohort_digest(names):
             raise KitError(
                 f"run `{run_id}` is in the ledger with other images or patients",
@@ -544,18 +345,10 @@ class Ledger:
             )
 
     def _verdicts(self, weights: str) -> tuple[GateVerdict, ...]:
-        rows = self._db.execute(
-            "SELECT body FROM entries WHERE instr(body, ?) ORDER BY counter", (weights.encode(),)
-        )
-        return tuple(GateVerdict.of_entry(canonical.decode(self._blob(row))) for row in rows)
+        entries = self._chain.entries_with(weights)
+        return tuple(GateVerdict.of_entry(canonical.decode(entry)) for entry in entries)
 
     def _known(self, run_id: str) -> LedgerRun:
-        if run_id not in self._runs:
+        if run_id not in self._chain.runs:
             raise KitError(f"run `{canonical.printable(run_id)}` is not in the ledger")
-        return self._runs[run_id]
-
-    def _changed(self) -> KitError:
-        return KitError(
-            f"ledger `{self._path}` was changed outside this program",
-            hint="restore it from a copy that has every run since, and tell the coordinator",
-        )
+        return self._chain.runs[run_id]

@@ -97,7 +97,7 @@ def test_step_13_takes_personal_data_only_where_the_study_allows_them():
             refused(13, world.verify, world.a, plain)
 
 
-def test_step_13_accepts_the_recomputed_epsilon_and_more_but_no_less(world):
+def test_a10_step_13_accepts_the_recomputed_epsilon_and_more_but_no_less(world):
     honest = mechanism()
     tolerance = limits.EPSILON_TOLERANCE
     for factor, holds in ((1.5, True), (1 - tolerance / 2, True), (1 - 2 * tolerance, False)):

@@ -86,12 +86,12 @@ def test_rounding_is_unbiased():
         assert abs(rounded.mean() - exactly) < 5 * sigma
 
 
-def test_rounding_is_fresh_at_every_write():
+def test_covert_channel_rounding_is_fresh_at_every_write():
     values = {"x": np.full(4096, 0.3, dtype=np.float32)}
     assert weights.write(values) != weights.write(values)
 
 
-def test_rounding_goes_to_a_neighbour_and_keeps_what_bfloat16_holds():
+def test_covert_channel_rounding_goes_to_a_neighbour_and_keeps_what_bfloat16_holds():
     values = np.random.default_rng(3).normal(size=5000).astype(np.float32)
     back = weights.read(weights.write({"x": values}), {"x": ("BF16", (5000,))})["x"]
     assert np.all(np.abs(back - values) < np.abs(values) * 2.0**-7)

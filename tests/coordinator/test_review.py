@@ -1,6 +1,7 @@
 import dataclasses
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -53,6 +54,22 @@ def test_samples_are_rendered_on_request_and_stored_nowhere(pending):
         assert sheet[50:] not in b"".join(path.read_bytes() for path in after)
 
 
+def test_a6_what_a_reviewer_sees_hangs_on_a_secret_that_no_site_has(pending, tmp_path):
+    with pending.open() as coordinator:
+        digest = pending.digest("a")
+        study = pending.home("a").study(site.STUDY).digest
+        sheet = reviews.sample_sheet(coordinator, digest, per_class=2)
+        secret, key = coordinator.study_secret(study), f"study-{study}.secret"
+        for other, same in ((secret, True), (bytes(len(secret)), False)):
+            coordinator.home.key(key).unlink()
+            coordinator.save_study_secret(study, other)
+            seen = reviews.sample_sheet(coordinator, digest, per_class=2)
+            assert (seen == sheet) is same
+    for side in ("edge_agent", "protos"):  # nothing that a site runs or receives names it
+        folder = Path(__file__).parents[2] / side
+        assert not any("study_secret" in path.read_text() for path in folder.rglob("*.py"))
+
+
 def test_a_review_says_what_is_known_in_plain_words(pending):
     with pending.open() as coordinator:
         found = {review.site: review for review in reviews.list_reviews(coordinator)}
@@ -62,7 +79,7 @@ def test_a_review_says_what_is_known_in_plain_words(pending):
     assert "per image" in found["a"].privacy
 
 
-def test_a_class_of_two_sites_is_cross_checkable(pending):
+def test_a7_a_class_of_two_sites_is_cross_checkable(pending):
     home = pending.home("c")
     with pending.serving():
         withdrawal.withdraw(home, site.STUDY, reason="again", now=clock.utc_now())

@@ -55,7 +55,7 @@ def test_private_run_writes_exactly_its_files(
     assert rows[-1]["epsilon_by_opacus"] == pytest.approx(options.plan.epsilon, rel=1e-6)
 
 
-def test_rows_of_undeclared_classes_leave_as_zeros(
+def test_a7_rows_of_undeclared_classes_leave_as_zeros(
     tmp_path, study, architecture, cohort, options, ledger
 ):
     train_run(tmp_path / "run", study, architecture, cohort, options, ledger)
@@ -67,7 +67,7 @@ def test_rows_of_undeclared_classes_leave_as_zeros(
     assert rows[study.classes.index("right")].any()
 
 
-def test_no_file_holds_a_seed_or_the_state_of_a_generator(
+def test_a9_no_file_holds_a_seed_or_the_state_of_a_generator(
     tmp_path, study, architecture, cohort, options
 ):
     interrupting = Interrupting(at=2)
@@ -156,7 +156,7 @@ def test_a_ledger_older_than_the_checkpoint_is_refused(
     train_run(tmp_path / "run", study, architecture, cohort, options, interrupting)
 
 
-def test_resumed_runs_draw_fresh_noise(tmp_path, study, architecture, cohort, options):
+def test_a9_resumed_runs_draw_fresh_noise(tmp_path, study, architecture, cohort, options):
     interrupting = Interrupting(at=2)
     with pytest.raises(InterruptedRunError):
         train_run(tmp_path / "run", study, architecture, cohort, options, interrupting)

@@ -5,20 +5,22 @@ contact, seal with both digests and signature, fsync at both ends, mutual TLS, d
 log entry and receipt. Sizes are above what the policy permits a blueprint (32 MiB); both processes
 lift that one limit, so that figures compare with other systems'. Intake, which comes later in
 processes of its own, is left out. Bytes are counted on a relay between the two, in a run that is
-not timed. No other system is driven from here; the script says which are installed.
+not timed. With `--rivals PYTHON` the systems that a consortium would else pick are measured in
+turns with it, as far as that interpreter has them (`benchmarks/rivals`).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import processes
+from benchmarks.rivals import beside
 from coordinator.context import Coordinator
 from edge_agent.training.run import WEIGHTS
 from federation.auditlog.events import Kind
@@ -30,6 +32,7 @@ from tests.fakes.relay import Relay
 
 MB = 1_000_000
 APPEND_S = 2.0
+OFTEN_BYTES = 200 * MB
 _SUBMIT = """
 import json, sys, time
 from pathlib import Path
@@ -99,16 +102,20 @@ class Bench:
         return told
 
 
-def submissions(folder, sizes, repeats):
-    """Return one row per size."""
+def submissions(folder, sizes, repeats, guests=()):
+    """Return one row per size; `guests` send the two largest in turns with ours, the huge once."""
     bench = Bench(folder, processes.founded(folder))
     bench.prepare(len(sizes) * (repeats + 1))
     rows = []
     with processes.serving(bench.federation) as server:
         for size in sizes:
             server.forget_peak()
-            used = server.cpu_s()
-            timed = [bench.submit(size) for _ in range(repeats)]
+            used, timed = server.cpu_s(), []
+            for turn in range(repeats):
+                timed.append(bench.submit(size))
+                if size in sizes[-2:] and (turn == 0 or size <= OFTEN_BYTES):
+                    for guest in guests:
+                        guest.send(size)
             peak, used = server.peak_mb(), server.cpu_s() - used
             with Relay(("127.0.0.1", bench._ports()[0])) as relay:
                 bench.submit(size, through=relay)
@@ -117,6 +124,7 @@ def submissions(folder, sizes, repeats):
             rows.append(
                 {
                     "megabytes": size / MB,
+                    "times": repeats,
                     "seconds_median": statistics.median(seconds),
                     "seconds_best": min(seconds),
                     "seconds_per_100_mb": statistics.median(seconds) / (size / (100 * MB)),
@@ -174,27 +182,27 @@ def appends(folder):
     return count / (time.perf_counter() - began)
 
 
-def others():
-    """Return which systems could be run beside this one here."""
-    return {name: find_spec(name) is not None for name in ("nvflare", "flwr")}
-
-
-def measure(*, quick):
-    """Measure everything."""
+def measure(sizes, repeats, python=None, rivals=beside.RIVALS):
+    """Measure everything; `python` is the interpreter that has the rivals installed."""
     limits.MAX_PAYLOAD_BYTES = 1 << 30
-    sizes = [20 * MB, 40 * MB] if quick else [50 * MB, 100 * MB, 500 * MB]
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as name:
         folder = Path(name)
-        rows = submissions(folder / "exchange", sizes, 2 if quick else 3)
+        guests = beside.invited(python, folder / "rivals", rivals)
+        with contextlib.ExitStack() as stack:
+            for guest in guests:
+                guest.start(stack)
+            rows = submissions(folder / "exchange", sizes, repeats, guests)
+        for guest in guests:
+            guest.count_bytes()
         (folder / "seal").mkdir()
-        seal, opening = sealing(folder / "seal", sizes[1])
+        seal, opening = sealing(folder / "seal", sizes[-2:][0])
         entries = appends(folder / "log")
     return {
         "submissions": rows,
+        "beside": [guest.told() for guest in guests],
         "seal_mb_s": seal,
         "open_mb_s": opening,
         "log_appends_s": entries,
-        "installed_beside": others(),
         "load_average": os.getloadavg()[0],
     }
 
@@ -216,19 +224,25 @@ def show(found):
     print(f"\nseal {found['seal_mb_s']:.0f} MB/s, open {found['open_mb_s']:.0f} MB/s,", end=" ")
     print(f"{found['log_appends_s']:.0f} durable log entries a second,", end=" ")
     print(f"load average {found['load_average']:.1f}")
-    for name, is_here in found["installed_beside"].items():
-        print(f"{name}: {'installed, but this script does not drive it' if is_here else 'not run'}")
+    beside.show(found)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="20 and 40 MB, twice each")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--rivals", metavar="PYTHON", help="an interpreter that has nvflare or flwr installed"
+    )
     options = parser.parse_args()
-    found = measure(quick=options.quick)
+    python = options.rivals and beside.interpreter(options.rivals)
+    sizes = [20 * MB, 40 * MB] if options.quick else [50 * MB, 100 * MB, 500 * MB]
+    found = measure(sizes, 2 if options.quick else 3, python)
     show(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
+    if any(guest["failed"] for guest in found["beside"]):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,22 @@
 """A19: from a public base to a release, and what falls with the base."""
 
 import json
+import shutil
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
-from coordinator import audit, builds, descent, releases, restoration, reviews, revocation
+from coordinator import (
+    audit,
+    builds,
+    descent,
+    releases,
+    restoration,
+    reviews,
+    revocation,
+    state,
+)
 from coordinator import bases as public_bases
 from coordinator import stick as coordinator_stick
 from coordinator.errors import StateError
@@ -14,7 +25,7 @@ from edge_agent.training.folder import OPTIONS
 from federation.auditlog.events import Kind
 from federation.blueprint.statement import Statement
 from kit import clock
-from kit.errors import FormatError, KitError
+from kit.errors import FormatError, InterruptedRunError, KitError
 from tests.e2e.conftest import write_images
 from tests.fakes import public, site
 from tests.fakes.runs import write_run
@@ -49,10 +60,31 @@ def events(coordinator, kind):
     return [event.subject for event in logbook.events(coordinator) if event.kind is kind]
 
 
-def taken_in(federation, home):
-    site.submit(home)
-    site.wait_for(lambda: site.settled(federation))
-    return federation.digest(home.config.site)
+@pytest.fixture(scope="module")
+def taken_in_once(tmp_path_factory):
+    """A published base, and the pending blueprints of a, trained from it, and of b."""
+    folder = tmp_path_factory.mktemp("bases")
+    federation = site.copy("enrolled", folder, tmp_path_factory.getbasetemp())
+    with federation.serving() as coordinator:
+        base = public.publish(coordinator, folder)
+        for name, start in (("a", base), ("b", None)):
+            home = federation.home(name)
+            study = home.study(site.STUDY)
+            run_from(home, study, site.LABELS[name], start, seed=ord(name))
+            site.visit(home)
+            site.submit(home)
+        site.wait_for(lambda: site.settled(federation))
+    assert federation.states() == {"a": "pending", "b": "pending"}
+    return folder, base
+
+
+@pytest.fixture
+def warm_and_cold(taken_in_once, tmp_path):
+    """A copy of that federation, with the base's file beside it; and the base."""
+    folder, base = taken_in_once
+    unused = shutil.ignore_patterns("reserve")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=unused)
+    return site.Federation(tmp_path / "federation"), base
 
 
 def test_a_site_trains_from_a_published_base_and_the_statement_names_it(enrolled, tmp_path):
@@ -113,52 +145,58 @@ def test_a_site_trains_from_a_published_base_and_the_statement_names_it(enrolled
             assert descent.graph(tx).ancestors(made.release) == {base, sent.blueprint}
 
 
-def test_step_9_refuses_a_base_that_the_coordinator_does_not_offer(enrolled, tmp_path):
-    home = enrolled.home("a")
+def test_step_9_refuses_a_base_that_the_coordinator_does_not_offer(warm_and_cold, tmp_path):
+    federation, base = warm_and_cold
+    home = federation.home("c")
     study = home.study(site.STUDY)
-    with enrolled.serving() as coordinator:
-        base = public.publish(coordinator, tmp_path)
+    with federation.serving() as coordinator:
         unknown = public.make(coordinator, tmp_path / "other.base", seed=1).base
         site.visit(home)
-        run_from(home, study, site.LABELS["a"], unknown)
+        run_from(home, study, site.LABELS["c"], unknown)
         with pytest.raises(KitError, match="step 9: the base is none that this coordinator offers"):
             site.submit(home)
-        run_from(home, study, site.LABELS["a"], base)
-        assert enrolled.states() == {}
-        taken_in(enrolled, home)
-        assert enrolled.states() == {"a": "pending"}
+        assert kept_of(coordinator, "c") == []
+        run_from(home, study, site.LABELS["c"], base)
+        with pytest.raises(InterruptedRunError):  # after its statement passed, before its bytes
+            site.submit(home, sent=stop)
+        assert kept_of(coordinator, "c") == ["receiving"]
 
 
-def test_a_base_falls_with_what_came_from_it_and_with_nothing_else(enrolled, tmp_path):
-    with enrolled.serving() as coordinator:
-        base = public.publish(coordinator, tmp_path)
+def stop(_done, _total):
+    raise InterruptedRunError("enough")
+
+
+def kept_of(coordinator, name):
+    table = state.blueprints
+    with coordinator.state.read() as tx:
+        return [r.state for r in tx.all(sa.select(table.c.state).where(table.c.site == name))]
+
+
+def test_a_base_falls_with_what_came_from_it_and_with_nothing_else(warm_and_cold, tmp_path):
+    federation, base = warm_and_cold
+    with federation.serving() as coordinator:
         for name in ("a", "b"):
-            home = enrolled.home(name)
-            study = home.study(site.STUDY)
-            start = base if name == "a" else None
-            run_from(home, study, site.LABELS[name], start, seed=ord(name))
-            site.visit(home)
-            taken_in(enrolled, home)
-            site.approve(enrolled, name)
+            site.approve(federation, name)
         release = builds.build(coordinator, site.STUDY, report=lambda *_: None).release
-        warm, cold = enrolled.digest("a"), enrolled.digest("b")
-        home = enrolled.home("a")
+        warm, cold = federation.digest("a"), federation.digest("b")
+        home = federation.home("a")
+        study = home.study(site.STUDY)
         fetch(home)
         installed.fetch(home, site.STUDY, got=lambda *_: None)
 
         shown = public_bases.preview(coordinator, base[:12])
         assert (shown.revoked_blueprints, shown.withdrawn_releases) == ((warm,), (release,))
         assert not shown.done
-        assert enrolled.states() == {"a": "approved", "b": "approved"}  # shown, and nothing done
+        assert federation.states() == {"a": "approved", "b": "approved"}  # shown, and nothing done
         assert public_bases.preview(coordinator, warm[:12]) is None
 
-        assert withdraw(enrolled, coordinator, base).done
-        assert enrolled.states() == {"a": "revoked", "b": "approved"}
+        assert withdraw(federation, coordinator, base).done
+        assert federation.states() == {"a": "revoked", "b": "approved"}
         assert events(coordinator, Kind.BLUEPRINT_REVOKED) == [warm]
         assert events(coordinator, Kind.RELEASE_WITHDRAWN) == [base, release]
         assert "WITHDRAWN" in reviews.show(coordinator, warm).base
         with pytest.raises(StateError, match="no such base in use"):
-            withdraw(enrolled, coordinator, base)
+            withdraw(federation, coordinator, base)
 
         site.visit(home)
         site.visit(home)  # what was proved once, a reviewer's word too, is found again
@@ -178,27 +216,25 @@ def test_a_base_falls_with_what_came_from_it_and_with_nothing_else(enrolled, tmp
             assert descent.graph(tx).ancestors(rebuilt.release) == {cold}
 
 
-def test_a_blueprint_is_not_restored_while_its_base_is_withdrawn(enrolled, tmp_path):
-    home = enrolled.home("a")
-    path = enrolled.hub / "config.toml"
+def test_a_blueprint_is_not_restored_while_its_base_is_withdrawn(warm_and_cold, tmp_path):
+    federation, base = warm_and_cold
+    home = federation.home("a")
+    path = federation.hub / "config.toml"
     path.write_text(path.read_text().replace("grace_hours = 0", "grace_hours = 1"))
-    key = enrolled.reviewer()
-    with enrolled.serving() as coordinator:
-        base = public.publish(coordinator, tmp_path)
-        run_from(home, home.study(site.STUDY), site.LABELS["a"], base)
-        site.visit(home)
-        digest = taken_in(enrolled, home)
-        withdraw(enrolled, coordinator, base)
-        assert enrolled.states() == {"a": "revoked"}
+    key = federation.reviewer()
+    with federation.serving() as coordinator:
+        digest = federation.digest("a")
+        withdraw(federation, coordinator, base)
+        assert federation.states() == {"a": "revoked", "b": "pending"}
         with pytest.raises(StateError, match="which is out of use"):
             restoration.restore(coordinator, digest, reviewer_key=key, reason="back")
-        assert enrolled.states() == {"a": "revoked"}
+        assert federation.states() == {"a": "revoked", "b": "pending"}
         assert public_bases.publish(coordinator, tmp_path / "public.base").base == base
         assert restoration.restore(coordinator, digest, reviewer_key=key, reason="back").done
-        assert enrolled.states() == {"a": "pending"}
+        assert federation.states() == {"a": "pending", "b": "pending"}
         fetch(home)
-        assert withdraw(enrolled, coordinator, base).done  # the earlier word counts no more
-        assert enrolled.states() == {"a": "revoked"}
+        assert withdraw(federation, coordinator, base).done  # the earlier word counts no more
+        assert federation.states() == {"a": "revoked", "b": "pending"}
         site.visit(home)
 
 
@@ -222,8 +258,6 @@ def test_a_base_withdrawn_while_a_blueprint_is_under_way_keeps_it_out(enrolled, 
 
 def test_revoking_a_blueprint_takes_second_hand_blueprints_of_other_sites_along(pending):
     """A later kind of base may have ancestors: the rule holds for any edge of the lineage."""
-    from coordinator import state
-
     first, second = pending.digest("a"), pending.digest("b")
     with pending.open() as coordinator:
         with coordinator.write() as tx:

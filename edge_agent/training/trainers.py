@@ -50,7 +50,7 @@ _TRAINERS = {
         private_preset=private_preset,
         reason=lambda plan: plan.reason,
         train=loop.train,
-        measured=((31.0, 60.0), (73.0, 20.0), (210.0, 11.0)),
+        measured=((12.0, 84.0), (30.0, 44.0), (70.0, 8.0), (90.0, 5.5), (210.0, 4.5)),
     ),
     STATISTICS.name: Trainer(
         private_preset=statistics.private_preset,

@@ -2,15 +2,15 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: wire-record help dev demo test lint fuzz offline drills protos docs clean
+.PHONY: wire-record help dev demo test test-postgresql lint fuzz offline drills protos docs clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / ## /' | awk -F ' ## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / ## /' | awk -F ' ## ' '{printf "%-16s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,coordinator,hsm]" --group test --group lint
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,coordinator,hsm,postgresql,s3]" --group test --group lint
 	@touch $@
 
 dev: $(VENV)/.installed ## make the virtual environment and install everything
@@ -20,6 +20,10 @@ demo: $(VENV)/.installed ## one coordinator, three hospitals, the whole story (D
 
 test: $(VENV)/.installed ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+test-postgresql: $(VENV)/.installed ## run what has a coordinator with its state in PostgreSQL
+	$(BIN)/python -m pytest --state=postgresql --must-run=postgresql \
+	  tests/coordinator tests/exchange tests/ops tests/attack tests/e2e $(ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

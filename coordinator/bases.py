@@ -126,7 +126,7 @@ def publish(coordinator: Coordinator, path: Path) -> Made:
         raise StateError(f"study `{study.id}` is closed: nobody trains for it any more")
     _check(found, study)
     with coordinator.write() as tx:
-        write_atomic(coordinator.home.release(found.digest), data)
+        coordinator.stores.releases.put(releases.model_name(found.digest), data)
         release = Release(
             study=study.id,
             study_digest=study.digest,

@@ -13,6 +13,7 @@ from cryptography import x509
 from coordinator import roots, upkeep
 from coordinator.home import CoordinatorConfig, Home
 from coordinator.state import State, Transaction
+from coordinator.stores import Stores
 from kit import clock
 from kit.files import os_errors, read_limited
 from pki import certificates, identity, keys
@@ -43,7 +44,7 @@ class Coordinator:
             KitError: its state cannot be used.
         """
         home = Home.open(path)
-        state = State.open(home.database)
+        state = State.open(home.state)
         try:
             upkeep.complete(state)
             yield cls(home, state)
@@ -54,6 +55,11 @@ class Coordinator:
     def config(self) -> CoordinatorConfig:
         """The configuration as it was when first asked for."""
         return self.home.config
+
+    @cached_property
+    def stores(self) -> Stores:
+        """Where payloads, shards and releases lie."""
+        return Stores(self.home)
 
     @property
     def identity(self) -> identity.Identity:

@@ -54,7 +54,7 @@ def erase_reviewer(coordinator: Coordinator, reviewer: str) -> Erased:
         given = [*rows, *tx.all(sa.select(consents.c.salt).where(agreed))]
         tx.execute(sa.update(table).where(own).values(reason="", salt=b""))
         tx.execute(sa.update(consents).where(agreed).values(reason="", salt=b""))
-    coordinator.state.fold_journal()
+    coordinator.state.purge(table, consents)
     return Erased(
         reviewer=reviewer,
         reasons_erased=sum(1 for row in given if row.salt),

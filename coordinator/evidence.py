@@ -6,6 +6,7 @@ of the dossier, as `fails`; leaving it out would be the only wrong answer. Evide
 not compliance.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,7 +33,7 @@ from coordinator.submissions import BlueprintState
 from federation.study import Study
 from kit import clock
 from kit.errors import KitError
-from kit.files import sha256_file
+from kit.files import CHUNK_BYTES
 from pki import protecting
 
 WORDS = (
@@ -139,7 +140,8 @@ def _at_rest(coordinator: Coordinator) -> tuple[Standing, dict[str, Any]]:
     with coordinator.state.read() as tx:
         table = state.blueprints
         here = tx.all(sa.select(table.c.digest).where(table.c.destroyed.is_(None)))
-    sealed = [row for row in here if coordinator.home.payload(row.digest).is_file()]
+    store = coordinator.stores.payloads
+    sealed = [row for row in here if store.has(payloads.payload_name(row.digest))]
     kept: dict[str, int] = {}
     for key in protecting.inventory(coordinator.home.secrets):
         kept[key.kept] = kept.get(key.kept, 0) + 1
@@ -167,12 +169,18 @@ def _log(coordinator: Coordinator) -> tuple[Standing, dict[str, Any]]:
 
 def _models(coordinator: Coordinator) -> tuple[Standing, dict[str, Any]]:
     current = [r for r in releases.list_releases(coordinator) if not r.withdrawn]
-    altered = [
-        r.digest for r in current if sha256_file(coordinator.home.release(r.digest)) != r.digest
-    ]
+    altered = [r.digest for r in current if _stored_digest(coordinator, r.digest) != r.digest]
     if altered:
         raise StateError(f"models that are not the signed ones: {', '.join(altered)}")
     return _seen(bool(current)), {"current": [r.digest for r in current]}
+
+
+def _stored_digest(coordinator: Coordinator, release: str) -> str:
+    with coordinator.stores.releases.open(releases.model_name(release)) as stream:
+        found = hashlib.sha256()
+        while data := stream.read(CHUNK_BYTES):
+            found.update(data)
+    return found.hexdigest()
 
 
 def _reviewed(coordinator: Coordinator) -> tuple[Standing, dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Self
 from coordinator import issuance, roots, upkeep
 from coordinator.errors import StateError
 from coordinator.home import CONFIG, CoordinatorConfig, Home
-from coordinator.state import State
+from coordinator.state import Location, State
+from coordinator.stores import place
 from federation.auditlog.events import Kind
 from federation.auditlog.history import revocations_digest
 from kit import canonical, config
@@ -60,9 +61,12 @@ def found(
         StateError: there is something at `path` already, or offline keys where they should go.
         IdentityError: the passphrase is too short.
         FormatError: a name is not allowed.
+        KitError: the database that `settings.state` names is not empty or cannot be reached, or
+            `settings.store` names no place that is known.
     """
     canonical.name(settings.federation, what="federation")
     canonical.name(reviewer, what="reviewer")
+    place.parse(settings.store, settings.store_endpoint)
     canonical.integer(cosigners, low=0, high=MAX_COSIGNERS, what="number of cosigners")
     path = path.absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -77,12 +81,15 @@ def found(
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         passphrase = protecting.begin(part, new_passphrase) if new_passphrase else None
-        fingerprint = _furnish(Home(part), settings, offline, now, cosigners)
-        offline.save(away, passphrase)
-        with os_errors(path):
-            if path.exists():
-                path.rmdir()
-            part.rename(path)
+        chain = _furnish(Home(part), settings, offline, now)
+        with _new_state(Home(part).state) as state:
+            _begin_log(state, chain, offline, now, cosigners)
+            state.close()  # before its file moves with the home
+            offline.save(away, passphrase)
+            with os_errors(path):
+                if path.exists():
+                    path.rmdir()
+                part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         offline.remove(away)
@@ -93,7 +100,7 @@ def found(
         roots=away,
         reviewer=reviewer,
         reviewer_key=away / roots.reviewer_file(reviewer),
-        root_fingerprint=fingerprint,
+        root_fingerprint=certificates.fingerprint(offline.root.certificate),
     )
 
 
@@ -158,13 +165,8 @@ class Offline:
         }
 
 
-def _furnish(
-    home: Home,
-    settings: CoordinatorConfig,
-    offline: Offline,
-    now: datetime,
-    cosigners: int,
-) -> str:
+def _furnish(home: Home, settings: CoordinatorConfig, offline: Offline, now: datetime) -> bytes:
+    """Write configuration, certificates and keys; returns the signing chain (PEM)."""
     root = offline.root
     issuing = certificates.new_issuing(root, settings.federation, now=now)
     keys.save(home.key("issuing.key"), issuing.key)
@@ -182,8 +184,26 @@ def _furnish(
     write_atomic(home.certificate("issuing.pem"), certificates.pem(issuing.certificate))
     write_atomic(home.certificate("signing.pem"), chain)
     config.save(home.path / CONFIG, settings)
-    fingerprint = certificates.fingerprint(root.certificate)
-    state = State.create(home.database)
+    return chain
+
+
+@contextmanager
+def _new_state(location: Location) -> Iterator[State]:
+    """Make the state; a database elsewhere is emptied again if the block fails."""
+    state = State.create(location)
+    try:
+        yield state
+    except BaseException:
+        if not location.is_file:
+            state.drop()
+        raise
+    finally:
+        state.close()
+
+
+def _begin_log(state: State, chain: bytes, offline: Offline, now: datetime, cosigners: int) -> None:
+    study = keys.public_bytes(offline.study)
+    fingerprint = certificates.fingerprint(offline.root.certificate)
     with state.write(now) as tx:
         tx.put("revocations", "0")
         tx.record(
@@ -195,5 +215,3 @@ def _furnish(
         tx.record(Kind.REVOCATIONS_CHANGED, revocations_digest((), ()), number=0)
         upkeep.salt_pseudonyms(tx)
         issuance.keep(tx, chain, holder=issuance.COORDINATOR, usage=issuance.SIGNING)
-    state.close()
-    return fingerprint

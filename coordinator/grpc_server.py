@@ -154,10 +154,10 @@ class _Exchange(stubs.ExchangeServicer):
         return messages.status(submissions.one_status(self._coordinator, site, digest))
 
     def Download(self, request: Any, site: str) -> Iterator[Any]:
-        path = releases.model_path(self._coordinator, request.release)
+        name = releases.require_model(self._coordinator, request.release)
         with self._transfers.downloads.place(site, lambda: None):
             _log.info("site %s downloads a release", site)
-            with path.open("rb") as stream:
+            with self._coordinator.stores.releases.open(name) as stream:
                 offset = stream.seek(request.offset)
                 while data := stream.read(DOWNLOAD_CHUNK_BYTES):
                     yield pb.DownloadChunk(offset=offset, data=data)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.errors import NotFoundError
+from coordinator.state.location import FILE, Location
 from kit import config
 from kit.files import private_folder
 from pki.protecting import Place
@@ -31,6 +32,9 @@ class CoordinatorConfig:
     staging_hours: int = 72  # an upload without a new byte for so long is dropped
     stick_days: int = 35  # how long a file for a site without a line may be installed from
     roots: str = ""  # where `init` wrote the offline keys; empty: beside the home
+    state: str = ""  # URL of a PostgreSQL database; empty: SQLite in the home
+    store: str = ""  # URL of a folder or bucket for payloads, shards and releases; empty: the home
+    store_endpoint: str = ""  # of an object store that is not AWS's
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +90,14 @@ class Home:
         return private_folder(self.path / "logs")
 
     @property
-    def database(self) -> Path:
-        """The SQLite state."""
-        return self.path / "state.sqlite"
+    def state(self) -> Location:
+        """Where the state lies."""
+        return Location(self.path, self.config.state)
 
     @property
     def database_files(self) -> tuple[Path, ...]:
-        """The SQLite state and what SQLite keeps beside it; only SQLite opens them."""
-        name = self.database.name
-        return tuple(self.path / f"{name}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
+        """A SQLite state and what SQLite keeps beside it; only SQLite opens them."""
+        return tuple(self.path / f"{FILE}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
 
     def staging(self, digest: str) -> Path:
         """Return the path of an upload that is not complete."""
@@ -103,15 +106,3 @@ class Home:
     def received(self, digest: str) -> Path:
         """Return the path of a whole upload that waits for intake."""
         return private_folder(self.path / "staging") / f"{digest}.c2sp"
-
-    def payload(self, digest: str) -> Path:
-        """Return the path of a blueprint's payload, sealed under its own key."""
-        return private_folder(self.path / "payloads") / f"{digest}.sealed"
-
-    def shards(self, digest: str) -> Path:
-        """Return the folder of a blueprint's shards, sealed under its own key."""
-        return private_folder(self.path / "shards") / digest
-
-    def release(self, digest: str) -> Path:
-        """Return the path of a release's model."""
-        return self.path / "releases" / f"{digest}.onnx"

@@ -7,8 +7,9 @@ find them: a release made from a blueprint that is revoked later would stay read
 
 import os
 import re
-import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,9 +17,11 @@ import sqlalchemy as sa
 from coordinator import recipients, state
 from coordinator.context import Coordinator
 from coordinator.state import Transaction
+from coordinator.stores.objects import SCRATCH
 from coordinator.submissions import BlueprintState
 from kit.files import os_errors
 
+_SCRATCH_AGE_S = 24 * 3600.0  # a copy of an object that is still in use is younger
 # `<digest>.sealed`, `blueprint-<digest>.key`, and what `kit.files` calls them until they are whole
 _NAMED = re.compile(r"\.?(?:blueprint-|recipient-)?([0-9a-f]{64})(?:\..*)?")
 
@@ -29,22 +32,29 @@ def sweep(coordinator: Coordinator) -> int:
     Runs under the state's write lock: releases and recipient keys are written under it too, so a
     temporary file of theirs that is seen here belongs to a process that died.
     """
-    home = coordinator.home
-    models = home.path / "releases"
+    home, stores = coordinator.home, coordinator.stores
     with coordinator.write() as tx:
         blueprints = _blueprints(tx)
-        gone = {
-            *_strangers(home.keystore, "*blueprint-*", blueprints),
-            *_strangers(home.keystore, "*recipient-*", recipients.needed(tx)),
-            *_strangers(models, "*", _releases(tx)),
-            *_strangers(models, ".*", set()),
+        files = {
+            *_files(home.keystore, "*blueprint-*", blueprints),
+            *_files(home.keystore, "*recipient-*", recipients.needed(tx)),
+            *_files(home.path / "staging", "*", blueprints),
+            *_forgotten(home.path / "staging"),
         }
-        for name in ("payloads", "staging", "shards"):
-            gone |= set(_strangers(home.path / name, "*", blueprints))
-        for path in gone:
+        for path in files:
             _delete(path)
+        models = stores.releases.names()
+        parts = [name for name in models if name.startswith(".")]
+        entries = {
+            *((stores.payloads, name) for name in _strangers(stores.payloads.names(), blueprints)),
+            *((stores.shards, name) for name in _strangers(stores.shards.names(), blueprints)),
+            *((stores.releases, name) for name in _strangers(models, _releases(tx))),
+            *((stores.releases, name) for name in _strangers(parts, set())),
+        }
+        for store, name in entries:
+            store.delete(name)
         _rename_received(coordinator, tx)
-    return len(gone)
+    return len(files) + len(entries)
 
 
 def _rename_received(coordinator: Coordinator, tx: Transaction) -> None:
@@ -72,18 +82,28 @@ def _releases(tx: Transaction) -> set[str]:
     return {row.digest for row in tx.all(kept)}
 
 
-def _strangers(folder: Path, pattern: str, known: set[str]) -> Iterator[Path]:
-    for path in folder.glob(pattern) if folder.is_dir() else ():
-        named = _NAMED.fullmatch(path.name)
+def _files(folder: Path, pattern: str, known: set[str]) -> Iterator[Path]:
+    found = {path.name: path for path in folder.glob(pattern)} if folder.is_dir() else {}
+    yield from (found[name] for name in _strangers(found, known))
+
+
+def _forgotten(staging: Path) -> Iterator[Path]:
+    """Yield the copies of objects of processes that died."""
+    for path in staging.glob(f"{SCRATCH}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _SCRATCH_AGE_S:
+                yield path
+
+
+def _strangers(names: Iterable[str], known: set[str]) -> Iterator[str]:
+    for name in names:
+        named = _NAMED.fullmatch(name)
         if named is not None and named[1] not in known:
-            yield path
+            yield name
 
 
 def _delete(path: Path) -> None:
     with os_errors(path):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-            return
         if path.suffix == ".key" or ".key." in path.name:
             path.write_bytes(os.urandom(path.stat().st_size))
         path.unlink(missing_ok=True)

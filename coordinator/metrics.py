@@ -24,6 +24,7 @@ from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.reserve import reserve
 from coordinator.state import Transaction
+from coordinator.stores import Folder
 from coordinator.submissions import BlueprintState
 from kit import clock
 from pki import certificates
@@ -119,12 +120,18 @@ def _of_the_disk(coordinator: Coordinator) -> Iterator[Metric]:
     yield _one("coordinator_disk_free_bytes", "Free space on the disk of the home.", free)
     held = reserve(home).held_bytes
     yield _one("coordinator_disk_reserve_bytes", "Held back for revocations.", held)
-    sizes = _family("coordinator_store_bytes", "Bytes in the folders of the home.", "folder")
-    for name in ("staging", "payloads", "shards", "releases"):
-        sizes.add_metric([name], _size(home.path / name))
+    sizes = _family("coordinator_store_bytes", "Bytes in the folders of this machine.", "folder")
+    sizes.add_metric(["staging"], _size(home.path / "staging"))
+    for name in ("payloads", "shards", "releases"):
+        store = getattr(coordinator.stores, name)
+        if isinstance(store, Folder):  # nobody lists a bucket at every scrape
+            sizes.add_metric([name], _size(store.folder))
     yield sizes
-    database = sum(p.stat().st_size for p in home.path.glob(f"{home.database.name}*"))
-    yield _one("coordinator_database_bytes", "Bytes of the database with its journal.", database)
+    yield _one(
+        "coordinator_database_bytes",
+        "Bytes of the database with its journal.",
+        coordinator.state.size_bytes,
+    )
 
 
 def _expiries(coordinator: Coordinator) -> Metric:

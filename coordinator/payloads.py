@@ -1,6 +1,5 @@
 """Payloads and shards at rest: sealed under a key per blueprint that a revocation destroys."""
 
-import shutil
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from coordinator.keystore import KeyStore
 from federation.blueprint import envelope, weights
 from federation.blueprint.statement import WEIGHTS, Statement
 from kit import seeds
-from kit.files import read_limited, write_atomic
 from pki import kem
 
 BLUEPRINT, RECIPIENT = "blueprint", "recipient"
@@ -21,6 +19,11 @@ _MAX_SEALED_BYTES = 1 << 30
 def keystore(coordinator: Coordinator) -> KeyStore:
     """Return the coordinator's key store."""
     return KeyStore(coordinator.home.keystore)
+
+
+def payload_name(digest: str) -> str:
+    """Return the name of a blueprint's payload in its store."""
+    return f"{digest}.sealed"
 
 
 def payload_context(digest: str) -> bytes:
@@ -37,8 +40,8 @@ def open_payload(coordinator: Coordinator, statement: Statement) -> bytes:
     """
     digest = statement.digest
     key = keystore(coordinator).get(BLUEPRINT, digest)
-    path = coordinator.home.payload(digest)
-    sealed = read_limited(path, limit=_MAX_SEALED_BYTES, what="payload")
+    store = coordinator.stores.payloads
+    sealed = store.get(payload_name(digest), limit=_MAX_SEALED_BYTES, what="payload")
     return envelope.decrypt(sealed, key, payload_context(digest))
 
 
@@ -53,8 +56,8 @@ def open_weights(
 def save_shard(coordinator: Coordinator, digest: str, name: str, images: NDArray[np.uint8]) -> None:
     """Keep one shard, sealed under a key derived from the blueprint's."""
     key, context = _shard_key(coordinator, digest, name)
-    path = coordinator.home.shards(digest) / f"{name}.sealed"
-    write_atomic(path, envelope.encrypt(images.tobytes(), key, context), mode=0o600)
+    sealed = envelope.encrypt(images.tobytes(), key, context)
+    coordinator.stores.shards.put(_shard_name(digest, name), sealed)
 
 
 def load_shard(
@@ -65,13 +68,17 @@ def load_shard(
     Raises:
         RefusalError: the file was altered.
     """
-    path = coordinator.home.shards(digest) / f"{name}.sealed"
-    if not path.is_file():
+    store, entry = coordinator.stores.shards, _shard_name(digest, name)
+    if not store.has(entry):
         return None
     key, context = _shard_key(coordinator, digest, name)
-    sealed = read_limited(path, limit=_MAX_SEALED_BYTES, what="shard")
+    sealed = store.get(entry, limit=_MAX_SEALED_BYTES, what="shard")
     data: NDArray[Any] = np.frombuffer(envelope.decrypt(sealed, key, context), dtype=np.uint8)
     return data.reshape(shape)
+
+
+def _shard_name(digest: str, name: str) -> str:
+    return f"{digest}/{name}.sealed"
 
 
 def _shard_key(coordinator: Coordinator, digest: str, name: str) -> tuple[bytes, bytes]:
@@ -83,10 +90,10 @@ def _shard_key(coordinator: Coordinator, digest: str, name: str) -> tuple[bytes,
 def destroy(coordinator: Coordinator, digest: str) -> None:
     """Shred a blueprint: its key first, then whatever was sealed under it."""
     keystore(coordinator).destroy(BLUEPRINT, digest)
-    coordinator.home.payload(digest).unlink(missing_ok=True)
     coordinator.home.staging(digest).unlink(missing_ok=True)
     coordinator.home.received(digest).unlink(missing_ok=True)
-    shutil.rmtree(coordinator.home.shards(digest), ignore_errors=True)
+    coordinator.stores.payloads.delete(payload_name(digest))
+    coordinator.stores.shards.delete(digest)
 
 
 def content_key(coordinator: Coordinator, wrapped_key: bytes, statement: Statement) -> bytes:

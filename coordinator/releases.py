@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +19,6 @@ from federation.blueprint.statement import Statement
 from federation.release import statement as documents
 from federation.release.statement import Artefact, Release, Revocations, Role
 from kit import canonical, clock
-from kit.files import write_atomic
 from pki import certificates
 
 MODEL_LICENCE = "research use by the members of the federation"
@@ -52,7 +50,7 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
     with coordinator.write() as tx:
         personal = _check_inputs(tx, work)
         # After the check: what was made from a blueprint revoked meanwhile reaches no disk.
-        write_atomic(coordinator.home.release(digest), model)
+        coordinator.stores.releases.put(model_name(digest), model)
         release = Release(
             study=work.study.id,
             study_digest=work.study.digest,
@@ -187,8 +185,13 @@ def visible(tx: Transaction) -> list[sa.Row[Any]]:
     return tx.all(sa.select(state.releases).order_by(state.releases.c.published))
 
 
-def model_path(coordinator: Coordinator, digest: str) -> Path:
-    """Return the file of a release's model.
+def model_name(digest: str) -> str:
+    """Return the name of a release's model in its store."""
+    return f"{digest}.onnx"
+
+
+def require_model(coordinator: Coordinator, digest: str) -> str:
+    """Return the name of a release's model in its store.
 
     Raises:
         NotFoundError: no such release.
@@ -201,7 +204,7 @@ def model_path(coordinator: Coordinator, digest: str) -> Path:
         raise NotFoundError("no such release")
     if row.withdrawn:
         raise StateError("this release is withdrawn")
-    return coordinator.home.release(digest)
+    return model_name(digest)
 
 
 def change_revocations(tx: Transaction) -> None:

@@ -305,21 +305,38 @@ def export(
         *_newest(news.releases, tuple(studies)),
         *_newest(news.bases, tuple(studies)),
     ]
-    signing_chain, signing_key = coordinator.signer
     contents: dict[str, Content] = {
-        rules.CHAIN: certificates.pem(*signing_chain),
         rules.CERTIFICATES: messages.enrol_reply(issued_to).SerializeToString(),
         rules.CONTACT: messages.contact_reply(replace(news, leaves=())).SerializeToString(),
         rules.LEAVES: pb.LeavesReply(leaves=_leaves(coordinator, head.size)).SerializeToString(),
     }
-    for number, digest in enumerate(chosen, start=1):
-        contents[rules.model_name(number)] = releases.model_path(coordinator, digest)
-    now = coordinator.now()
+    with ExitStack() as copies:
+        for number, digest in enumerate(chosen, start=1):
+            name = releases.require_model(coordinator, digest)
+            model = copies.enter_context(coordinator.stores.releases.local(name))
+            contents[rules.model_name(number)] = model
+        index, length = _save(coordinator, site, out, head.size, contents)
+    return Exported(
+        site=site,
+        file=str(out),
+        bytes=length,
+        log_size=head.size,
+        releases=tuple(chosen),
+        install_until=index.expires,
+        not_vouched=tuple(_not_vouched(coordinator, site, chosen, news)),
+    )
+
+
+def _save(
+    coordinator: Coordinator, site: str, out: Path, log_size: int, contents: dict[str, Content]
+) -> tuple[Index, int]:
+    now, (signing_chain, signing_key) = coordinator.now(), coordinator.signer
+    contents = {rules.CHAIN: certificates.pem(*signing_chain), **contents}
     index = Index(
         kind=Kind.TO_SITE,
         federation=coordinator.config.federation,
         site=site,
-        number=max(1, head.size),
+        number=max(1, log_size),
         issued=clock.rfc3339(now),
         expires=clock.rfc3339(now + timedelta(days=coordinator.config.stick_days)),
         parts=medium.describe(contents),
@@ -330,15 +347,7 @@ def export(
         contents,
         sign=lambda data: documents.sign(data, rules.PAYLOAD_TYPE, signing_key, signing_chain[0]),
     )
-    return Exported(
-        site=site,
-        file=str(out),
-        bytes=length,
-        log_size=head.size,
-        releases=tuple(chosen),
-        install_until=index.expires,
-        not_vouched=tuple(_not_vouched(coordinator, site, chosen, news)),
-    )
+    return index, length
 
 
 def _not_vouched(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.options import Home, Json, Key, Reason
+from coordinator.cli.options import PROGRAM, Home, Json, Key, Reason
 from kit import door
 from kit.errors import KitError
 
@@ -108,6 +108,11 @@ def erase(
 
     with Coordinator.open(home) as coordinator:
         door.emit(erasure.erase_reviewer(coordinator, reviewer), as_json=as_json)
+        if not coordinator.state.location.is_file:
+            door.note(
+                f"{PROGRAM}: write-ahead log, replicas and dumps of the database server still hold"
+                " it until they are recycled or destroyed: see docs/operations.md"
+            )
 
 
 @app.command("list")

@@ -47,6 +47,21 @@ def init(
     hsm: Annotated[
         str, typer.Option("--hsm", help="Make root and study key in this token (a PKCS#11 URI).")
     ] = "",
+    state: Annotated[
+        str,
+        typer.Option("--state", help="A PostgreSQL database (URL); SQLite in the home if absent."),
+    ] = "",
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            help="Where payloads, shards and releases go (`s3://BUCKET/FOLDER`, `file:///FOLDER`);"
+            " the home if absent.",
+        ),
+    ] = "",
+    store_endpoint: Annotated[
+        str, typer.Option("--store-endpoint", help="The object store's URL, if it is not AWS's.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Found a federation: a home, and its offline keys in a folder of their own."""
@@ -65,6 +80,9 @@ def init(
         revocation_grace_hours=grace_hours,
         stick_days=stick_days,
         roots=str(roots.absolute()) if roots is not None else "",
+        state=state,
+        store=store,
+        store_endpoint=store_endpoint,
     )
     new = (lambda: ctx.obj.new("the coordinator's keys")) if protect_keys else None
     result = founding.found(

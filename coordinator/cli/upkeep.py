@@ -29,12 +29,16 @@ def restore(
     keystore: Annotated[
         Path, typer.Option("--keystore", help="The newest folder `keystore/` there is.")
     ],
+    state: Annotated[
+        str | None,
+        typer.Option("--state", help="The PostgreSQL database (URL) that holds the state now."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Lay out a new home from a snapshot; sites that saw more of the log refuse it (A4)."""
     from coordinator import backup as snapshots
 
-    result = snapshots.restore(source, home, keys=keys, keystore=keystore)
+    result = snapshots.restore(source, home, keys=keys, keystore=keystore, state_url=state)
     door.emit(result, as_json=as_json)
     if result.unreadable_blueprints:
         door.note(

@@ -21,7 +21,6 @@ from federation.learning.downstream.support import MAX_SAMPLES
 from federation.study import Study
 from kit import canonical, seeds
 from kit.errors import FormatError, KitError
-from kit.files import replacing
 
 BYTE_LIMITS = limited.Limits(memory_bytes=256 << 20, timeout_s=120)
 MODEL_LIMITS = limited.Limits(memory_bytes=1 << 30, timeout_s=600)
@@ -113,7 +112,10 @@ def _check(
         "study": canonical.b64encode(study_row.manifest),
         "secret": canonical.b64encode(secret),
     }
-    with coordinator.home.payload(digest).open("rb") as sealed:
+    with (
+        coordinator.stores.payloads.local(payloads.payload_name(digest)) as path,
+        path.open("rb") as sealed,
+    ):
         verdict = limited.run(
             MODEL_CHECK, common | model_only, MODEL_LIMITS, files={"sealed": sealed.fileno()}
         )
@@ -146,7 +148,7 @@ def _check_bytes(coordinator: Coordinator, digest: str, request: dict[str, Any])
         raise limited.CheckFailedError("the received payload is gone; send it again") from error
     with (
         received,
-        replacing(coordinator.home.payload(digest), mode=0o600) as part,
+        coordinator.stores.payloads.writing(payloads.payload_name(digest)) as part,
         part.open("wb") as sealed,
     ):
         files = {"ciphertext": received.fileno(), "sealed": sealed.fileno()}

@@ -27,8 +27,11 @@ def test_a_model_whose_release_was_never_committed_falls_with_its_blueprint(rele
     with released.open() as coordinator:
         [release] = releases.list_releases(coordinator)
         models = released.hub / "releases"
-        model = coordinator.home.release(release.digest)
-        orphan, part = coordinator.home.release("0" * 64), models / f".{release.digest}.onnx.x1"
+        model = site.release_file(coordinator, release.digest)
+        orphan, part = (
+            site.release_file(coordinator, "0" * 64),
+            models / f".{release.digest}.onnx.x1",
+        )
         shutil.copy(model, orphan)  # published, and dead before the commit
         shutil.copy(model, part)  # dead before the rename
         assert leftovers.sweep(coordinator) == 2
@@ -47,7 +50,7 @@ def test_when_a_row_says_destroyed_the_model_is_gone_already(released, monkeypat
     with released.open() as coordinator:
         digest = released.digest("c")
         [release] = releases.list_releases(coordinator)
-        model = coordinator.home.release(release.digest)
+        model = site.release_file(coordinator, release.digest)
         assert model.is_file()
         monkeypatch.setattr(leftovers, "sweep", die)
         with pytest.raises(DiedError):
@@ -63,7 +66,10 @@ def test_keys_and_payloads_that_intake_made_after_the_shredding_go_at_the_next_s
         store = payloads.keystore(coordinator)
         copies = {
             path: path.read_bytes()
-            for path in (coordinator.home.payload(gone), *released.hub.glob(f"keystore/*{gone}*"))
+            for path in (
+                site.payload_file(coordinator, gone),
+                *released.hub.glob(f"keystore/*{gone}*"),
+            )
         }
         revoke(released, coordinator, "c")
         for path, data in copies.items():
@@ -77,7 +83,7 @@ def test_keys_and_payloads_that_intake_made_after_the_shredding_go_at_the_next_s
     assert not [p for p in released.hub.rglob(f"*{gone}*") if p.is_file()]
     with released.open() as coordinator:
         assert store.has(payloads.BLUEPRINT, kept)
-        assert coordinator.home.payload(kept).is_file()
+        assert site.payload_file(coordinator, kept).is_file()
         assert builds.plan(coordinator, site.STUDY).inputs
         assert leftovers.sweep(coordinator) == 0
 

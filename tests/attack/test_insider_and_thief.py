@@ -1,6 +1,5 @@
 """Somebody with the database, and somebody with an old token or none."""
 
-import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -17,26 +16,23 @@ from tests.fakes import site
 def test_a_state_that_no_reviewer_signed_for_is_not_built_from(released):
     site.build(released)
     digest = released.digest("c")
-    database = sqlite3.connect(released.hub / "state.sqlite")
-    taken = database.execute("SELECT * FROM approvals WHERE blueprint = ?", (digest,)).fetchall()
-    database.execute("DELETE FROM approvals WHERE blueprint = ?", (digest,))
-    database.commit()
-    assert released.states()["c"] == "approved"  # what an insider writes into the row
-    with pytest.raises(StateError, match="called approved, but not by 1 reviewers") as refusal:
-        site.build(released)
-    assert "audit list" in refusal.value.hint
-    row = list(taken[0])
-    row[0] = digest
-    row[3] = database.execute("SELECT envelope FROM approvals LIMIT 1").fetchone()[0]
-    marks = ", ".join("?" * len(row))
-    database.execute(f"INSERT INTO approvals VALUES ({marks})", row)
-    database.commit()
-    with pytest.raises(KitError, match="about another study or blueprint"):
-        site.build(released)
-    database.execute("DELETE FROM approvals WHERE blueprint = ?", (digest,))
-    database.execute(f"INSERT INTO approvals VALUES ({marks})", taken[0])
-    database.commit()
-    database.close()
+    mine = "FROM approvals WHERE blueprint = ?"
+    with released.database() as database:
+        taken = database.execute(f"SELECT * {mine}", (digest,)).fetchall()
+        database.execute(f"DELETE {mine}", (digest,))
+        assert released.states()["c"] == "approved"  # what an insider writes into the row
+        with pytest.raises(StateError, match="called approved, but not by 1 reviewers") as refusal:
+            site.build(released)
+        assert "audit list" in refusal.value.hint
+        row = list(taken[0])
+        row[0] = digest
+        row[3] = database.execute("SELECT envelope FROM approvals LIMIT 1").fetchone()[0]
+        marks = ", ".join("?" * len(row))
+        database.execute(f"INSERT INTO approvals VALUES ({marks})", row)
+        with pytest.raises(KitError, match="about another study or blueprint"):
+            site.build(released)
+        database.execute(f"DELETE {mine}", (digest,))
+        database.execute(f"INSERT INTO approvals VALUES ({marks})", taken[0])
     with released.open() as coordinator:
         assert len(builds.plan(coordinator, site.STUDY).inputs) == 3
 

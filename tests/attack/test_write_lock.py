@@ -2,7 +2,8 @@
 
 import pytest
 
-from coordinator import state, submissions
+from coordinator import submissions
+from coordinator.state import limits
 from federation.blueprint import envelope
 from federation.blueprint.errors import RefusalError
 from kit.errors import KitError
@@ -13,7 +14,7 @@ def test_a_statement_is_verified_without_the_write_lock(enrolled, monkeypatch):
     home = enrolled.home("a")
     blueprint = sealing.sealed(home)
     real, writes = envelope.verify_statement, []
-    monkeypatch.setattr(state, "_BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr(limits, "WAIT_FOR_LOCK_MS", 100)
 
     def verify(*arguments):
         with enrolled.open() as another, another.write() as tx:

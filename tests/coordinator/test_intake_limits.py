@@ -45,7 +45,11 @@ def status(coordinator, name, digest):
 
 def left_behind(coordinator, digest):
     home = coordinator.home
-    files = [home.payload(digest), home.received(digest), home.shards(digest)]
+    files = [
+        site.payload_file(coordinator, digest),
+        home.received(digest),
+        site.shards_folder(coordinator, digest),
+    ]
     has_key = payloads.keystore(coordinator).has(payloads.BLUEPRINT, digest)
     return [path.name for path in files if path.exists()] + ["key"] * has_key
 

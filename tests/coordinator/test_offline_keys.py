@@ -211,15 +211,16 @@ def test_a16_the_search_leaves_an_open_database_its_locks(tmp_path):
     look = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT 1 FROM log').close()"
     with Coordinator.open(made.home) as coordinator, coordinator.state.kept_open():
         (made.home / "old").mkdir()
-        os.link(coordinator.home.database, made.home / "old" / "same")
+        database = coordinator.home.state.file
+        os.link(database, made.home / "old" / "same")
         ceremony.require_separated(coordinator.home)
         journal = coordinator.home.database_files[1]
         assert journal.exists()
-        subprocess.run([sys.executable, "-c", look, coordinator.home.database], check=True)
+        subprocess.run([sys.executable, "-c", look, database], check=True)
         assert journal.exists()
         # reading it as any file shows that the look would have found the journal free
-        coordinator.home.database.read_bytes()
-        subprocess.run([sys.executable, "-c", look, coordinator.home.database], check=True)
+        database.read_bytes()
+        subprocess.run([sys.executable, "-c", look, database], check=True)
         assert not journal.exists()
 
 

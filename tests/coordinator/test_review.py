@@ -120,7 +120,7 @@ def test_a_rejection_shreds_the_payload(pending):
     decide(pending, "b", Decision.REJECT)
     assert pending.states() == {"a": "pending", "b": "rejected", "c": "pending"}
     with pending.open() as coordinator:
-        assert not coordinator.home.payload(digest).exists()
+        assert not site.payload_file(coordinator, digest).exists()
         assert not payloads.keystore(coordinator).has(payloads.BLUEPRINT, digest)
         with pytest.raises(NotFoundError, match="not in the key store"):
             reviews.sample_sheet(coordinator, digest)
@@ -130,9 +130,9 @@ def test_a_rejection_shreds_the_payload(pending):
 def test_a_key_that_was_destroyed_makes_a_kept_payload_unreadable(pending, tmp_path):
     with pending.open() as coordinator:
         digest = pending.digest("b")
-        kept = shutil.copy(coordinator.home.payload(digest), tmp_path / "backup")
+        kept = shutil.copy(site.payload_file(coordinator, digest), tmp_path / "backup")
         decide(pending, "b", Decision.REJECT)
-        shutil.copy(kept, coordinator.home.payload(digest))
+        shutil.copy(kept, site.payload_file(coordinator, digest))
         with pytest.raises(NotFoundError, match="not in the key store"):
             reviews.sample_sheet(coordinator, digest)
 

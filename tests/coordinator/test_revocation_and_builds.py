@@ -124,18 +124,22 @@ def test_revocation_withdraws_the_release_and_shreds_key_payload_and_shards(rele
         [release] = releases.list_releases(coordinator)
         assert weights_of(coordinator, digest)
         assert has_keys(coordinator, digest, kid) == (True, True)
-        assert releases.model_path(coordinator, release.digest).is_file()
+        assert coordinator.stores.releases.has(releases.require_model(coordinator, release.digest))
         done = revoke(released, "c")
         assert (done.done, done.withdrawn_releases) == (True, (release.digest,))
         assert has_keys(coordinator, digest, kid) == (False, False)
         home = coordinator.home
-        for path in (home.payload(digest), home.received(digest), home.shards(digest)):
+        for path in (
+            site.payload_file(coordinator, digest),
+            home.received(digest),
+            site.shards_folder(coordinator, digest),
+        ):
             assert not path.exists()
         with pytest.raises(NotFoundError, match="not in the key store"):
             weights_of(coordinator, digest)
-        assert not home.release(release.digest).exists()
+        assert not site.release_file(coordinator, release.digest).exists()
         with pytest.raises(StateError, match="is withdrawn"):
-            releases.model_path(coordinator, release.digest)
+            releases.require_model(coordinator, release.digest)
         assert weights_of(coordinator, released.digest("a"))  # the others are untouched
         kinds = [event.kind for event in logbook.events(coordinator)]
     assert kinds[-7:] == [
@@ -163,7 +167,7 @@ def test_kept_files_do_not_bring_back_what_was_shredded(released, tmp_path):
     shutil.copytree(tmp_path / "payloads", released.hub / "payloads", dirs_exist_ok=True)
     shutil.copytree(tmp_path / "shards", released.hub / "shards", dirs_exist_ok=True)
     with released.open() as coordinator:
-        assert coordinator.home.payload(digest).is_file()
+        assert site.payload_file(coordinator, digest).is_file()
         with pytest.raises(NotFoundError, match="not in the key store"):
             weights_of(coordinator, digest)
         assert before.keys() == weights_of(coordinator, released.digest("a")).keys()
@@ -180,7 +184,7 @@ def test_keys_stay_for_the_grace_period_and_no_longer(released):
         assert reviews.show(coordinator, digest).state == "revoked"  # out of use at once
         assert has_keys(coordinator, digest, kid) == (True, True)
         with pytest.raises(StateError, match="is withdrawn"):
-            releases.model_path(coordinator, done.withdrawn_releases[0])
+            releases.require_model(coordinator, done.withdrawn_releases[0])
     with released.open(ahead=timedelta(hours=47)) as coordinator:
         assert revocation.destroy_due(coordinator) == 0
         assert has_keys(coordinator, digest, kid) == (True, True)
@@ -211,27 +215,23 @@ def test_revoking_takes_a_quorum_and_happens_once(released):
 
 
 def test_the_log_is_append_only_and_an_edited_leaf_is_found(released):
-    import sqlite3
-
     with released.open() as coordinator:
         sound = audit.verify(coordinator)
         assert sound.size == len(logbook.events(coordinator))
-    database = sqlite3.connect(released.hub / "state.sqlite")
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        database.execute("UPDATE log SET leaf = x'00' WHERE position = 2")
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        database.execute("DELETE FROM log WHERE position = 2")
-    database.execute("DROP TRIGGER log_no_update")
-    [(leaf,)] = database.execute("SELECT leaf FROM log WHERE position = 2").fetchall()
-    forged = leaf.replace(b"2026", b"2025")
-    assert forged != leaf
-    database.execute("UPDATE log SET leaf = ? WHERE position = 2", (forged,))
-    database.commit()
-    with released.open() as coordinator, pytest.raises(KitError, match="entry 2 was altered"):
-        audit.verify(coordinator)
-    database.execute("UPDATE log SET leaf = ? WHERE position = 2", (leaf,))
-    database.commit()
-    database.close()
+    change = "UPDATE log SET leaf = ? WHERE position = 2"
+    with released.database() as database:
+        with pytest.raises(database.refusal, match="append-only"):
+            database.execute("UPDATE log SET leaf = BLOB WHERE position = 2")
+        with pytest.raises(database.refusal, match="append-only"):
+            database.execute("DELETE FROM log WHERE position = 2")
+        database.allow_edits("log")
+        [(leaf,)] = database.execute("SELECT leaf FROM log WHERE position = 2").fetchall()
+        forged = leaf.replace(b"2026", b"2025")
+        assert forged != leaf
+        database.execute(change, (forged,))
+        with released.open() as coordinator, pytest.raises(KitError, match="entry 2 was altered"):
+            audit.verify(coordinator)
+        database.execute(change, (leaf,))
     with released.open() as coordinator:
         assert audit.verify(coordinator).root == sound.root
 

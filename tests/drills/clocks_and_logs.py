@@ -77,8 +77,7 @@ def one_more_entry(federation, name):
     expected="the second is refused, however long it grows",
 )
 def fork(federation):
-    other = site.Federation(federation.folder.parent / "other")
-    shutil.copytree(federation.folder, other.folder)
+    other = federation.clone(federation.folder.parent / "other")
     one_more_entry(federation, "north")
     for name in ("south", "east", "west"):
         one_more_entry(other, name)

@@ -1,7 +1,5 @@
 """What is revoked is forgotten exactly: the release is that of a federation that never had it."""
 
-import shutil
-
 from coordinator import revocation
 from federation.learning.generator import architecture as networks
 from tests.fakes import runs, site
@@ -25,8 +23,7 @@ def build_in_a_fresh_process(federation):
 
 def copy(federation, target):
     """Copy every home of a federation, as a backup of the machines would."""
-    shutil.copytree(federation.folder, target)
-    return site.Federation(target)
+    return federation.clone(target)
 
 
 def test_a_rebuilt_release_is_that_of_a_federation_that_never_had_the_blueprint(tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import shutil
 import time
 from datetime import timedelta
 
@@ -424,13 +423,12 @@ def test_a_file_for_another_site_is_refused(enrolled):
 
 def test_a_fork_of_the_log_is_seen_by_stick_as_well(enrolled, tmp_path):
     home = enrolled.home("a")
-    fork = tmp_path / "fork"
-    shutil.copytree(enrolled.folder, fork)
+    fork = enrolled.clone(tmp_path / "fork")
     with enrolled.open() as coordinator:
         enrolments.issue_token(coordinator, "x")
         edge.visit(home, exported(coordinator), now=now())
         time.sleep(1)  # whole seconds: the lie must be the newer file
-        with site.Federation(fork).open() as forked:
+        with fork.open() as forked:
             enrolments.issue_token(forked, "y")
             enrolments.issue_token(forked, "z")
             lie = exported(forked)
@@ -441,8 +439,7 @@ def test_a_fork_of_the_log_is_seen_by_stick_as_well(enrolled, tmp_path):
 
 def test_a_coordinator_that_was_rolled_back_hears_of_it_by_stick(enrolled, tmp_path):
     home, file = enrolled.home("a"), enrolled.folder / "from-a.stick"
-    backup = tmp_path / "backup"
-    shutil.copytree(enrolled.folder, backup)
+    backup = enrolled.clone(tmp_path / "backup")
     with enrolled.open() as coordinator:
         enrolments.issue_token(coordinator, "x")
         edge.visit(home, exported(coordinator), now=now())
@@ -450,7 +447,7 @@ def test_a_coordinator_that_was_rolled_back_hears_of_it_by_stick(enrolled, tmp_p
         assert stick.import_file(coordinator, file).site == "a"
     size = contact.known(home).size
     with (
-        site.Federation(backup).open() as restored,
+        backup.open() as restored,
         pytest.raises(StateError, match=f"the site has seen {size}"),
     ):
         stick.import_file(restored, file)

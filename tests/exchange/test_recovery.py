@@ -1,7 +1,6 @@
 """A4: a restored backup is refused, and comes back only as a signed record, replayed from sites."""
 
 import shutil
-import sqlite3
 
 import pytest
 
@@ -23,15 +22,9 @@ from edge_agent.errors import TrustError
 from federation.auditlog.recovery import Recovery, read
 from kit.errors import FormatError, KitError
 from pki import certificates, keys
-from tests.fakes import site
+from tests.fakes import site, states
 from tests.fakes.records import submit
 from tests.fakes.terminal import Terminal
-
-
-def settle(path):
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
 
 
 def revoke(federation, digest):
@@ -45,21 +38,19 @@ def invite(federation, name):
         enrolments.issue_token(coordinator, name)
 
 
-def restore(federation, backup):
-    for journal in federation.hub.glob("state.sqlite-*"):
-        journal.unlink()
-    shutil.copy(backup, federation.hub / "state.sqlite")
+@pytest.fixture
+def kept():
+    """The backups of a test, oldest first."""
+    return []
 
 
 @pytest.fixture
-def restored(enrolled, monkeypatch):
+def restored(enrolled, kept, monkeypatch):
     """Yesterday's database under today's sites: b saw what was lost, a saw one entry more."""
     # What is received stays so: the intake has its own tests, and takes its time.
     monkeypatch.setattr("coordinator.intake.supervisor.run_waiting", lambda _coordinator: 0)
     mine = submit(enrolled, "c")
-    settle(enrolled.hub / "state.sqlite")
-    backup = enrolled.folder / "backup.sqlite"
-    shutil.copy(enrolled.hub / "state.sqlite", backup)
+    kept.append(states.keep(enrolled.hub))
     revoke(enrolled, mine)
     lost = submit(enrolled, "a")
     invite(enrolled, "d")
@@ -68,7 +59,7 @@ def restored(enrolled, monkeypatch):
     invite(enrolled, "e")
     with enrolled.serving():
         site.visit(enrolled.home("a"))
-    restore(enrolled, backup)
+    states.put_back(enrolled.hub, kept[0])
     site_recovery.export(enrolled.home("b"), enrolled.folder / "b-copy")
     return enrolled, mine, lost
 
@@ -163,7 +154,7 @@ def test_a_site_that_saw_more_accepts_a_recovery_only_with_its_quorum_and_a_pers
             site_recovery.prepare(a, record)
 
 
-def test_a_recovery_from_a_copy_of_another_log_is_refused(restored):
+def test_a_recovery_from_a_copy_of_another_log_is_refused(restored, kept):
     federation, _, _ = restored
     with pytest.raises(StateError, match="no copy is as long as this log"):
         recover(federation)
@@ -171,7 +162,7 @@ def test_a_recovery_from_a_copy_of_another_log_is_refused(restored):
     with pytest.raises(StateError, match="differ before entry") as refusal:
         recover(federation, "b-copy")
     assert "restore the backup again" in refusal.value.hint
-    restore(federation, federation.folder / "backup.sqlite")
+    states.put_back(federation.hub, kept[0])
     with pytest.raises(FormatError, match="signed by nobody"):
         recover(federation, "b-copy", key=keys.new_signing_key())
     copy = federation.folder / "b-copy" / "leaves.jsonl"

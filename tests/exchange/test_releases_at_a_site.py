@@ -1,6 +1,5 @@
 import dataclasses
 import shutil
-import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -11,7 +10,7 @@ from edge_agent.errors import TrustError
 from federation.auditlog import merkle
 from kit import clock
 from kit.errors import KitError
-from tests.fakes import site
+from tests.fakes import site, states
 
 
 def fetch(home):
@@ -92,7 +91,7 @@ def test_what_the_server_sends_must_be_what_was_signed(released):
     home = released.home("a")
     with released.serving() as coordinator:
         [release] = releases.list_releases(coordinator)
-        file = coordinator.home.release(release.digest)
+        file = site.release_file(coordinator, release.digest)
         good = file.read_bytes()
         file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
         with pytest.raises(KitError, match="not the signed one"):
@@ -154,22 +153,19 @@ def test_a_clock_that_was_wound_back_revives_nothing(released):
 
 def edit_log(federation, change):
     """Change the log as an insider with the database would: triggers dropped, hashes made anew."""
-    database = sqlite3.connect(federation.hub / "state.sqlite")
-    for table in ("log", "log_nodes"):
-        for verb in ("update", "delete"):
-            database.execute(f"DROP TRIGGER {table}_no_{verb}")
-    change(database)
-    database.execute("DELETE FROM log_nodes")
-    kept = {}
-    for position, leaf in database.execute("SELECT position, leaf FROM log").fetchall():
-        kept[0, position] = merkle.leaf_hash(leaf)
-        row = (kept[0, position], position)
-        database.execute("UPDATE log SET hash = ? WHERE position = ?", row)
-        for node in merkle.completed(position, row[0], lambda *place: kept[place]):
-            kept[node[:2]] = node[2]
-            database.execute("INSERT INTO log_nodes VALUES (?, ?, ?)", node)
-    database.commit()
-    database.close()
+    with federation.database() as database:
+        database.allow_edits("log", "log_nodes")
+        change(database)
+        database.execute("DELETE FROM log_nodes")
+        kept = {}
+        leaves = database.execute("SELECT position, leaf FROM log ORDER BY position").fetchall()
+        for position, leaf in leaves:
+            kept[0, position] = merkle.leaf_hash(leaf)
+            row = (kept[0, position], position)
+            database.execute("UPDATE log SET hash = ? WHERE position = ?", row)
+            for node in merkle.completed(position, row[0], lambda *place: kept[place]):
+                kept[node[:2]] = node[2]
+                database.execute("INSERT INTO log_nodes VALUES (?, ?, ?)", node)
 
 
 def older(database):
@@ -198,6 +194,7 @@ def test_a_log_that_was_rolled_back_is_noticed(released, tmp_path):
     home = released.home("a")
     kept = tmp_path / "yesterday"
     shutil.copytree(released.hub, kept)
+    states.copied(kept)
     with released.serving() as coordinator:
         revoke(released, coordinator, "c")
         seen = site.visit(home).trust.size

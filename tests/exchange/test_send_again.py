@@ -26,7 +26,7 @@ def ledger_counter(home):
 
 def lose_payload(federation, coordinator, name):
     digest = federation.digest(name)
-    coordinator.home.payload(digest).unlink()
+    site.payload_file(coordinator, digest).unlink()
     payloads.keystore(coordinator).destroy(payloads.BLUEPRINT, digest)
     return digest
 

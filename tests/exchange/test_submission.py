@@ -110,10 +110,10 @@ def _cut_after(total, coordinator):
 def assert_gone(coordinator, digest):
     home = coordinator.home
     assert not payloads.keystore(coordinator).has(payloads.BLUEPRINT, digest)
-    assert not home.payload(digest).exists()
+    assert not site.payload_file(coordinator, digest).exists()
     assert not home.staging(digest).exists()
     assert not home.received(digest).exists()
-    assert not home.shards(digest).exists()
+    assert not site.shards_folder(coordinator, digest).exists()
 
 
 def test_bytes_go_to_the_exact_end_and_never_past_the_signed_length(enrolled):

@@ -1,7 +1,6 @@
 """A4, A5, S13: every site reads the whole log, vouches for it, and wants others to vouch."""
 
 import shutil
-import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -14,7 +13,7 @@ from federation.auditlog.checkpoint import Checkpoint, Receipt
 from federation.auditlog.events import Kind
 from kit.errors import KitError
 from pki import keys
-from tests.fakes import site
+from tests.fakes import site, states
 from tests.fakes.commands import run
 from tests.fakes.records import publish
 from tests.fakes.terminal import Terminal
@@ -35,8 +34,7 @@ def founded(tmp_path_factory):
 
 @pytest.fixture
 def federation(founded, tmp_path):
-    shutil.copytree(founded.folder, tmp_path / "federation")
-    return site.Federation(tmp_path / "federation")
+    return founded.clone(tmp_path / "federation")
 
 
 def fetch(home):
@@ -106,8 +104,7 @@ def test_an_export_names_the_model_that_too_few_others_vouch_for(federation, tmp
 
 def test_a_fork_shown_to_another_site_is_refused(federation, tmp_path):
     """A5: two logs under one key, each consistent for its reader."""
-    shutil.copytree(federation.folder, tmp_path / "two")
-    fork = site.Federation(tmp_path / "two")
+    fork = federation.clone(tmp_path / "two")
     shutil.copytree(federation.home("b").path, tmp_path / "b-before")
     publish(federation)
     publish(fork, model=b"what only b is shown")
@@ -145,11 +142,10 @@ def rows(coordinator):
 
 
 def insert(federation, lines):
-    database = sqlite3.connect(federation.hub / "state.sqlite")
-    database.execute("DELETE FROM cosignatures")
-    database.executemany("INSERT INTO cosignatures VALUES (?, ?, ?, ?)", lines)
-    database.commit()
-    database.close()
+    with federation.database() as database:
+        database.execute("DELETE FROM cosignatures")
+        for line in lines:
+            database.execute("INSERT INTO cosignatures VALUES (?, ?, ?, ?)", line)
 
 
 def test_a_cosignature_is_taken_from_the_site_that_made_it_and_for_this_log_only(federation):
@@ -239,28 +235,18 @@ def test_a_site_without_even_its_token_s_checkpoint_believes_nothing(federation)
 
 def test_a_rebuild_believes_no_log_that_a_receipt_contradicts(federation):
     a = federation.home("a")
-    old = federation.folder / "yesterday.sqlite"
     with federation.open() as coordinator, coordinator.write() as tx:
         tx.record(Kind.TOKEN_ISSUED, "0" * 64, site="s-1")
-    settle(federation.hub / "state.sqlite")
-    shutil.copy(federation.hub / "state.sqlite", old)
+    old = states.keep(federation.hub)
     publish(federation)
     with federation.serving():
         site.visit(a)
     a.trust.unlink()
-    shutil.copy(old, federation.hub / "state.sqlite")
-    for journal in federation.hub.glob("state.sqlite-*"):
-        journal.unlink()
+    states.put_back(federation.hub, old)
     publish(federation, model=b"another")
     with federation.serving(), pytest.raises(TrustError, match="contradicts the receipt"):
         inspection.rebuild(a)
     assert not a.trust.exists()
-
-
-def settle(path):
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
 
 
 def test_the_token_pins_the_first_checkpoint(federation, tmp_path):

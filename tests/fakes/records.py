@@ -43,6 +43,6 @@ def publish(federation, model=b"model"):
         created = clock.rfc3339(tx.now)
         made = documents.replace(made, study_digest=study.digest, created=created)
         releases._insert(coordinator, tx, made, b"{}", {}, replaces=False)
-        coordinator.home.release(made.digest).parent.mkdir(exist_ok=True)
-        coordinator.home.release(made.digest).write_bytes(model)
+        site.release_file(coordinator, made.digest).parent.mkdir(exist_ok=True)
+        site.release_file(coordinator, made.digest).write_bytes(model)
     return made

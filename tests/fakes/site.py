@@ -19,7 +19,9 @@ from coordinator import (
     enrolments,
     founding,
     grpc_server,
+    payloads,
     registry,
+    releases,
     reviews,
     revocation,
     roots,
@@ -38,7 +40,7 @@ from federation.blueprint.approval import Decision
 from kit import clock, config
 from kit.errors import KitError
 from pki import keys
-from tests.fakes import runs
+from tests.fakes import runs, states
 
 FEDERATION = "test"
 STUDY = "shapes"
@@ -73,6 +75,16 @@ class Federation:
     def roots(self):
         """Where the offline keys were carried: not in the hub's home, nor beside it."""
         return self.folder / "safe" / "medium"
+
+    def database(self):
+        """Open the coordinator's database without the program, as an insider does."""
+        return states.insider(self.hub)
+
+    def clone(self, folder):
+        """Return a copy of everything at `folder`, its database included."""
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("reserve"))
+        states.copied(folder / "hub")
+        return Federation(folder)
 
     def reviewer(self, name="reviewer-1"):
         return keys.load_signing(self.roots / f"reviewer-{name}.key")
@@ -138,6 +150,7 @@ def found(folder, *, cosigners=0, **changes):
         listen="127.0.0.1",
         threads=1,
         revocation_grace_hours=0,
+        state=states.new_url(),
     )
     settings = dataclasses.replace(settings, **changes)
     made = founding.found(
@@ -273,24 +286,36 @@ def build(federation):
         return builds.build(coordinator, STUDY, report=lambda *_: None)
 
 
+def payload_file(coordinator, digest):
+    """Return the file of a sealed payload in a home's own store."""
+    return coordinator.stores.payloads.path(payloads.payload_name(digest))
+
+
+def shards_folder(coordinator, digest):
+    """Return the folder of a blueprint's shards in a home's own store."""
+    return coordinator.stores.shards.path(digest)
+
+
+def release_file(coordinator, digest):
+    """Return the file of a release in a home's own store."""
+    return coordinator.stores.releases.path(releases.model_name(digest))
+
+
 def copy(stage, target, base):
     """Return a fresh copy of a stage at `target`; `base` is the session's folder for stages."""
-    target = target / "federation"
-    shutil.copytree(
-        _stage(stage, base), target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("reserve")
-    )
-    return Federation(target)
+    return _stage(stage, base, states.KINDS.now).clone(target / "federation")
 
 
 @cache
-def _stage(stage, base):
-    folder = base / f"federation-{stage}"
+def _stage(stage, base, kind):
+    folder = base / f"federation-{kind}-{stage}"
     if stage == "enrolled":
         folder.mkdir(parents=True)
         _make_enrolled(folder)
-        return folder
-    shutil.copytree(_stage(STAGES[STAGES.index(stage) - 1], base), folder)
-    federation = Federation(folder)
+        states.KINDS.keep_newest()
+        return Federation(folder)
+    federation = _stage(STAGES[STAGES.index(stage) - 1], base, kind).clone(folder)
+    states.KINDS.keep_newest()
     if stage == "pending":
         _make_pending(federation)
     elif stage == "approved":
@@ -298,7 +323,7 @@ def _stage(stage, base):
             approve(federation, site)
     else:
         build(federation)
-    return folder
+    return federation
 
 
 def _make_enrolled(folder):

@@ -131,8 +131,7 @@ def test_another_federations_keys_restore_nothing(enrolled, tmp_path):
 def test_a_coordinator_moves_to_another_host_name_port_and_folder(pending, tmp_path):
     with pending.serving():
         site.visit(pending.home("a"))
-    moved = site.Federation(tmp_path / "new-host")
-    shutil.copytree(pending.folder, moved.folder, ignore=shutil.ignore_patterns("reserve"))
+    moved = pending.clone(tmp_path / "new-host")
     shutil.rmtree(pending.hub)
     settings = config.load(moved.hub / CONFIG, CoordinatorConfig)
     config.save(moved.hub / CONFIG, dataclasses.replace(settings, hosts="localhost"))

@@ -1,0 +1,134 @@
+"""A PostgreSQL server of the tests' own, in a folder of its own, reached by a unix socket."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+_SETTINGS = {
+    "listen_addresses": "",
+    "max_connections": "200",
+    "shared_buffers": "16MB",
+    "fsync": "off",  # the machine does not fail in these tests
+    "full_page_writes": "off",
+    "autovacuum": "off",
+}
+_number = count(1)
+
+
+def programs():
+    """Return the folder of PostgreSQL's programs, or skip."""
+    pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).resolve().parent
+    folders = sorted(p for pattern in _FOLDERS for p in Path("/").glob(pattern[1:]))
+    if not folders:
+        pytest.skip("PostgreSQL is not installed")
+    return folders[-1]
+
+
+class Server:
+    """One running server; its databases come and go."""
+
+    def __init__(self, folder, user, bin_folder):
+        self.folder, self.user, self.programs = folder, user, bin_folder
+
+    def url(self, name):
+        return f"postgresql://{self.user}@/{name}?host={self.folder}"
+
+    @contextmanager
+    def connect(self, name="postgres"):
+        """Yield a connection whose statements commit one by one."""
+        import psycopg
+
+        with psycopg.connect(
+            host=str(self.folder), user=self.user, dbname=name, autocommit=True
+        ) as connection:
+            yield connection
+
+    def create(self, template="template0"):
+        """Make a database, empty or a copy; returns its name."""
+        name = f"state_{os.getpid()}_{next(_number)}"
+        with self.connect() as server:
+            server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def live_files(self, name):
+        """Return the bytes of every file of one database; the write-ahead log is none of them."""
+        with self.connect(name) as database:
+            database.execute("CHECKPOINT")
+            query = "SELECT oid FROM pg_database WHERE datname = %s"
+            [(oid,)] = database.execute(query, (name,)).fetchall()
+        folder = self.folder / "data" / "base" / str(oid)
+        return [path.read_bytes() for path in folder.iterdir()]
+
+    def dump(self, name, path):
+        """Write what `pg_dump` says of a database, as its operator does."""
+        self._run("pg_dump", "--format=custom", f"--file={path}", name)
+
+    def load(self, path):
+        """Return the name of a new database with what was dumped."""
+        name = self.create()
+        self._run("pg_restore", "--exit-on-error", f"--dbname={name}", path)
+        return name
+
+    def _run(self, program, *words):
+        login = [f"--host={self.folder}", f"--username={self.user}"]
+        subprocess.run([self.programs / program, *login, *words], check=True, capture_output=True)
+
+    def drop(self, name):
+        with self.connect() as server:
+            server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@contextmanager
+def running():
+    """Run a server while the block does; not as root, which PostgreSQL refuses."""
+    bin_folder = programs()
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a socket's path is short
+    as_user = {}
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    if os.geteuid() == 0:
+        account = pwd.getpwnam("postgres" if _has_account("postgres") else "nobody")
+        user = account.pw_name
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    data, log = folder / "data", folder / "log"
+
+    def control(*words):
+        return subprocess.run(
+            [bin_folder / words[0], *words[1:]],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C"},
+            **as_user,
+        )
+
+    try:
+        control("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        settings = " ".join(f"-c {name}='{value}'" for name, value in _SETTINGS.items())
+        options = f"-k {folder} {settings}"
+        control("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
+        try:
+            yield Server(folder, user, bin_folder)
+        finally:
+            control("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_account(name):
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import builds, enrolments, state
+from coordinator import builds, enrolments
 from coordinator.errors import NotAllowedError, StateError
+from coordinator.state import limits
 from edge_agent import enrolment
 from kit.errors import KitError
 from pki import certificates, keys
@@ -66,7 +67,7 @@ def test_a_copy_of_a_token_shuts_a_confirmed_site_out_for_a_day_only(tmp_path):
 
 
 def test_a_stranger_without_a_token_does_not_wait_for_the_write_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(state, "_BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr(limits, "WAIT_FOR_LOCK_MS", 100)
     federation = site.found(tmp_path)
     with federation.open() as coordinator:
         token = enrolments.issue_token(coordinator, "a")

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.datasets.images import ImageSet
+from edge_agent.datasets.report import Refusal
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.downstream.metrics import evaluate as measure
 from federation.release import onnx_lint
@@ -240,12 +241,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionTable:
-    """Predictions of one release, with what every row must say beside them."""
+    """Predictions of one release, with what every row must say beside them.
+
+    `refused` are files that could not be read, each with the reason.
+    """
 
     labels: tuple[str, ...]
     rows: tuple[Prediction, ...]
     release: str
     time: str
+    refused: tuple[Refusal, ...] = ()
 
     def to_json(self) -> str:
         """Return the table as JSON text."""
@@ -257,7 +262,14 @@ class PredictionTable:
             }
             for row in self.rows
         ]
-        table = {"release": self.release, "time": self.time, "notice": NOTICE, "rows": rows}
+        refused = [{"file": each.file, "reason": each.reason} for each in self.refused]
+        table = {
+            "release": self.release,
+            "time": self.time,
+            "notice": NOTICE,
+            "rows": rows,
+            "refused": refused,
+        }
         return json.dumps(table, indent=1) + "\n"
 
     def to_csv(self) -> str:
@@ -292,7 +304,13 @@ def tabulate(
         )
         for file, row in zip(images.files, probabilities, strict=True)
     )
-    return PredictionTable(labels=model.labels, rows=rows, release=release, time=clock.rfc3339(now))
+    return PredictionTable(
+        labels=model.labels,
+        rows=rows,
+        release=release,
+        time=clock.rfc3339(now),
+        refused=images.refused,
+    )
 
 
 def _cell(text: str) -> str:

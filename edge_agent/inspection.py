@@ -14,6 +14,7 @@ from edge_agent import (
     outbound,
     outbox,
     renewal,
+    rollout,
     submission,
     trust,
     witness,
@@ -289,9 +290,17 @@ def _state_of(offer: trust.OfferedRelease, newest: set[str]) -> str:
 
 
 def evaluate(
-    home: Home, study_name: str, data: Path, probabilities: Path | None, *, now: datetime
+    home: Home,
+    study_name: str,
+    data: Path,
+    probabilities: Path | None,
+    *,
+    prefix: str = "",
+    now: datetime,
 ) -> tuple[dict[str, Any], "ImageSet"]:
-    """Return the installed release's metrics on labelled images, and the images; both stay here.
+    """Return a release's metrics on labelled images, and the images; both stay here.
+
+    It is the one whose digest begins with `prefix`, or the one that was fetched last.
 
     Raises:
         KitError: no usable release, or no labelled images.
@@ -299,8 +308,10 @@ def evaluate(
     from edge_agent import inference
     from edge_agent.datasets.load import load_images
 
-    found, study = installed.load(home, study_name, now=now), home.study(study_name)
-    model = inference.open_model(found.model, contract=found.contract(study))
+    study = home.study(study_name)
+    digest = rollout.find(home, study, prefix) if prefix else None
+    found = installed.load(home, study_name, now=now, digest=digest)
+    model = rollout.opened(home, study_name, found)
     images = load_images(data, study.image, study.classes)
     result = inference.evaluate(model, images)
     if probabilities is not None:
@@ -310,6 +321,7 @@ def evaluate(
             "probabilities": result.probabilities.tolist(),
         }
         write_atomic(probabilities, json.dumps(rows).encode(), mode=0o600)
+    rollout.note_evaluation(home, found.release.digest, now=now)
     table = {
         "release": found.release.digest,
         "notice": found.release.notice,

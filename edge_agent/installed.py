@@ -182,7 +182,7 @@ def _install(home: Home, study: Study, offer: OfferedRelease) -> None:
     write_atomic(folder / ENVELOPE, offer.envelope)
     found = _open(home, digest)
     lint(found.model, contract=found.contract(study))
-    write_atomic(home.releases / f"{CURRENT}-{study.id}", digest.encode())
+    write_atomic(pointer(home, study.id), digest.encode())
 
 
 def remove_withdrawn(home: Home, world: World) -> tuple[str, ...]:
@@ -198,21 +198,52 @@ def remove_withdrawn(home: Home, world: World) -> tuple[str, ...]:
     return tuple(gone)
 
 
-def load(home: Home, study_name: str, *, now: datetime) -> Installed:
-    """Return the current release of a study after verifying it again.
+def pointer(home: Home, study: str) -> Path:
+    """Return the file that names the release which was fetched last."""
+    return home.releases / f"{CURRENT}-{canonical.name(study, what='study id')}"
+
+
+def fetched(home: Home, study: Study) -> str | None:
+    """Return the digest of the release that was fetched last, or None before the first."""
+    path = pointer(home, study.id)
+    return home.read(path, "release pointer").decode() if path.is_file() else None
+
+
+def load(home: Home, study_name: str, *, now: datetime, digest: str | None = None) -> Installed:
+    """Return an installed release of a study after verifying it again.
 
     An expired certificate does not stop an installed release; a withdrawal or a lease does.
+
+    Args:
+        home: the site's.
+        study_name: the study's id.
+        now: the time.
+        digest: which release; None for the one that was fetched last.
 
     Raises:
         KitError: none is installed, it was altered, withdrawn, or its lease is over.
     """
     study = home.study(study_name)
-    pointer = home.releases / f"{CURRENT}-{study.id}"
-    if not pointer.is_file():
+    digest = digest or fetched(home, study)
+    if digest is None:
         raise KitError(
             f"no release of study `{study.id}` is installed", hint="run `edge-agent fetch` first"
         )
-    digest = home.read(pointer, "release pointer").decode()
+    known = check_known(home, digest, now=now)
+    found = _open(home, digest)
+    check_usable(found.release, study, known, now)
+    silent = _silent(known, now)
+    if silent > WARN_AFTER:
+        note(f"the last contact was {silent.days} days ago: a withdrawal since is not known here")
+    return found
+
+
+def check_known(home: Home, digest: str, *, now: datetime) -> Trust:
+    """Return what was proved here so far, which must not say that a release is withdrawn.
+
+    Raises:
+        KitError: it does, it is missing, or this machine's clock is behind it.
+    """
     known = contact.known(home)
     trust.check_clock(known, now)
     if known is None:
@@ -225,16 +256,14 @@ def load(home: Home, study_name: str, *, now: datetime) -> Installed:
             f"release `{digest[:16]}` is withdrawn",
             hint="run `edge-agent fetch` for the one that replaces it",
         )
-    found = _open(home, digest)
-    _check_usable(found.release, study, known, now)
-    return found
+    return known
 
 
 def _open(home: Home, digest: str) -> Installed:
     folder = folder_of(home, digest)
     envelope = home.read(folder / ENVELOPE, "release statement")
     chain = home.read(folder / CHAIN, "certificate")
-    created = _claimed_time(envelope)
+    created = clock.parse_rfc3339(_claimed(envelope).created)  # when its certificate must hold
     revoked = contact.revocations(home)
     kind = documents.RELEASE_TYPE
     payload = trust.open_document(envelope, kind, chain, home.pins, created, revoked)
@@ -248,22 +277,35 @@ def _open(home: Home, digest: str) -> Installed:
     return Installed(release=release, model=model)
 
 
-def _claimed_time(envelope: bytes) -> datetime:
-    """Return when a release says it was made: the time at which its certificate must hold."""
+def claimed(home: Home, digest: str) -> Release:
+    """Return what an installed release's statement says, unverified.
+
+    Raises:
+        KitError: it is not installed, or its statement is damaged.
+    """
+    return _claimed(home.read(folder_of(home, digest) / ENVELOPE, "release statement"))
+
+
+def _claimed(envelope: bytes) -> Release:
     from federation import dsse
 
-    payload = dsse.parse(envelope, documents.RELEASE_TYPE).payload
-    return clock.parse_rfc3339(Release.from_bytes(payload).created)
+    return Release.from_bytes(dsse.parse(envelope, documents.RELEASE_TYPE).payload)
 
 
-def _check_usable(release: Release, study: Study, known: Trust, now: datetime) -> None:
+def check_usable(release: Release, study: Study, known: Trust, now: datetime) -> None:
+    """Refuse a release that this site must not answer with now.
+
+    Raises:
+        KitError: it is of another version of the study, descends from what is revoked, or a lease
+            is over: its own, or the study's since the last contact.
+    """
     if release.study_digest != study.digest:
         raise KitError("the installed release is of another version of the study")
     if set(release.ancestors) & set(known.revoked_blueprints):
         raise KitError("the installed release descends from a revoked blueprint")
     if release.lease_until is not None and now > clock.parse_rfc3339(release.lease_until):
         raise KitError("the lease of the installed release is over", hint="run `edge-agent fetch`")
-    silent = now - clock.parse_rfc3339(known.newest_time)
+    silent = _silent(known, now)
     lease = study.safeguards.lease_days
     if lease and silent > timedelta(days=lease):
         raise KitError(
@@ -271,5 +313,7 @@ def _check_usable(release: Release, study: Study, known: Trust, now: datetime) -
             f" least every {lease} days, and the last was {silent.days} days ago",
             hint="run `edge-agent status`: a contact renews it",
         )
-    if silent > WARN_AFTER:
-        note(f"the last contact was {silent.days} days ago: a withdrawal since is not known here")
+
+
+def _silent(known: Trust, now: datetime) -> timedelta:
+    return now - clock.parse_rfc3339(known.newest_time)

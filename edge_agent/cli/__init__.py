@@ -8,7 +8,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edge_agent.cli import audit, endorsing, exchange, joining, keys, models, training, upkeep
+from edge_agent.cli import (
+    audit,
+    endorsing,
+    exchange,
+    joining,
+    keys,
+    models,
+    serving,
+    training,
+    upkeep,
+)
 from edge_agent.cli.options import PROGRAM
 from kit import door, passphrases
 
@@ -54,13 +64,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": exchange.fetch,
     "predict": models.predict,
     "evaluate": models.evaluate,
+    "serve": serving.serve,
     "withdraw": exchange.withdraw,
     "backup": upkeep.backup,
     "restore": upkeep.restore,
     "endorse": endorsing.endorse,
     "doctor": upkeep.doctor,
 }
-GROUPS = {"audit": audit.app, "keys": keys.app}
+GROUPS = {"releases": serving.app, "audit": audit.app, "keys": keys.app}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 for name, group in GROUPS.items():

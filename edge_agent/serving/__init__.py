@@ -1,0 +1,1 @@
+"""Answering on loopback with the accepted release: the Open Inference Protocol, without torch."""

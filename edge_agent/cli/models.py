@@ -7,17 +7,10 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.cli.options import Data, HomeDir, Json, StudyName
+from edge_agent.cli.options import Data, HomeDir, Json, NamedRelease, StudyName
 from kit import clock, door
 from kit.errors import KitError
 from kit.progress import Progress
-
-NamedRelease = Annotated[
-    str,
-    typer.Option(
-        "--release", help="Digits of an installed release's digest, instead of the usual one."
-    ),
-]
 
 
 def predict(

@@ -24,6 +24,12 @@ FromFile = Annotated[
     Path | None,
     typer.Option("--from-file", help="Without a line: read the file of `coordinator export`."),
 ]
+NamedRelease = Annotated[
+    str,
+    typer.Option(
+        "--release", help="Digits of an installed release's digest, instead of the usual one."
+    ),
+]
 Run = Annotated[str, typer.Option("--run", help="The run's name; default: the study's id.")]
 
 

@@ -3,11 +3,12 @@
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_agent.cli.options import PROGRAM, HomeDir, Json, StudyName
+from edge_agent.cli.options import PROGRAM, HomeDir, Json, NamedRelease, StudyName
 from kit import clock, door, logs, memory
 
 app = typer.Typer(no_args_is_help=True, help="Decide which installed release answers at this site.")
@@ -104,3 +105,22 @@ def rollback(home: HomeDir, study: StudyName, as_json: Json = False) -> None:
     from edge_agent.home import Home
 
     door.emit(rollout.rollback(Home.open(home), study, now=clock.utc_now()), as_json=as_json)
+
+
+@app.command("export")
+def export(
+    home: HomeDir,
+    study: StudyName,
+    triton: Annotated[
+        Path, typer.Option("--triton", help="A Triton model repository to write the model into.")
+    ],
+    release: NamedRelease = "",
+    as_json: Json = False,
+) -> None:
+    """Write a release for a Triton server, which then learns of no withdrawal by itself."""
+    from edge_agent import triton as layout
+    from edge_agent.home import Home
+
+    now = clock.utc_now()
+    done = layout.export(Home.open(home), study, triton, prefix=release, now=now)
+    door.emit(done, as_json=as_json)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_agent import installed
+from edge_agent import installed, rollout
+from edge_agent.home import Home
 from tests.fakes import site, terminal
 from tests.fakes.terminal import Terminal, wait_for
 
@@ -43,6 +44,8 @@ def folder_of_images(path):
 def test_predict_loses_nothing_of_a_folder_with_bad_files_in_it(fetched, tmp_path):
     run, digest = fetched[0].run, fetched[1]
     data, out = folder_of_images(tmp_path / "images"), tmp_path / "out.json"
+    home = Home(fetched[0].folder / "a")
+    rollout.record(home, site.STUDY).unlink(missing_ok=True)  # whichever test was first
     words = ("predict", "--study", site.STUDY, "--data", data, "--out", out)
     done = run("edge-agent", "a", *words, light=True)
     assert done.code == 1

@@ -97,33 +97,8 @@ def test_a16_nothing_that_init_leaves_in_the_home_signs_for_root_or_study(tmp_pa
         assert roots.study_public(coordinator.home) == keys.public_bytes(away["study.key"])
         other = keys.load_signing(coordinator.home.key("log.key"))
         with pytest.raises(FormatError, match="signed by the study key"):
-            site_study(coordinator, signer=other)
-        assert site_study(coordinator, signer=roots.study_key(coordinator.home, None)).digest
-
-
-def site_study(coordinator, *, signer, name="shapes"):
-    from coordinator import studies
-
-    request = studies.Request(
-        id=name,
-        title=name,
-        classes=("round", "long"),
-        image=(1, 8, 8),
-        epsilon=8.0,
-        delta=1e-5,
-        unit="image",
-        personal_data="refused",
-        presets=("tiny",),
-        shard_size=8,
-        sampler_steps=2,
-        classifier_steps=3,
-        minimum_per_class=10,
-        quorum=1,
-        reviewers=(),
-    )
-    manifest = studies.manifest(coordinator, request)
-    registry.create_study(coordinator, manifest, signer=signer)
-    return manifest
+            site.create_study(coordinator, signer=other)
+        assert site.create_study(coordinator, signer=roots.study_key(coordinator.home, None)).digest
 
 
 @pytest.mark.parametrize("kept", ["beside", "sibling", "renamed", "where init wrote them"])
@@ -303,7 +278,7 @@ def test_a16_root_and_study_key_may_live_in_a_token(tmp_path, monkeypatch):
         assert kept["reviewer-first.key"] == protecting.CLEAR
         assert serves(made.home)  # what lies beside the home is no private key
         with opened(made.home) as coordinator:
-            assert site_study(coordinator, signer=roots.study_key(coordinator.home, None))
+            assert site.create_study(coordinator, signer=roots.study_key(coordinator.home, None))
             assert renewals.renew_issuing(coordinator).certificate == "issuing CA"
             assert audit.verify(coordinator)
         other, absent = tmp_path / "srv" / "other", uri.replace("token=north", "token=south")

@@ -166,7 +166,7 @@ def carry_away(written, medium):
     written.rename(medium)
 
 
-def create_study(coordinator, *, name=STUDY, classes=CLASSES, **changes):
+def create_study(coordinator, *, name=STUDY, classes=CLASSES, signer=None, **changes):
     """Create a study with the smallest build that still has every part."""
     request = studies.Request(
         id=name,
@@ -186,7 +186,7 @@ def create_study(coordinator, *, name=STUDY, classes=CLASSES, **changes):
         reviewers=(),
     )
     manifest = studies.manifest(coordinator, dataclasses.replace(request, **changes))
-    registry.create_study(coordinator, manifest, signer=study_key(coordinator))
+    registry.create_study(coordinator, manifest, signer=signer or study_key(coordinator))
     return manifest
 
 

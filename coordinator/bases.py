@@ -70,7 +70,7 @@ def make(
     Raises:
         NotFoundError: no such study.
         FormatError: the recipe has a figure out of its range.
-        KitError: the study does not allow the preset, or another build is running.
+        KitError: the study does not allow the preset, or another base is being made.
     """
     from federation.learning.downstream.numerics import numerics_fingerprint, pinned_threads
     from federation.learning.generator import architecture as networks
@@ -82,7 +82,7 @@ def make(
     architecture = networks.architecture_for(study, preset or study.architectures[0].preset)
     threads = coordinator.config.threads
     with (
-        exclusive(coordinator.home.path / "build.lock", busy="a build is running"),
+        exclusive(coordinator.home.path / "base.lock", busy="another base is being made"),
         pinned_threads(threads),
     ):
         tensors = pretrain(architecture, chosen, report=report)

@@ -68,7 +68,7 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
                     licence=MODEL_LICENCE,
                 ),
             ),
-            numerics=canonical.digest(canonical.encode(work.numerics)),
+            numerics=canonical.digest(canonical.encode(work.setting.numerics)),
             created=clock.rfc3339(tx.now),
             lease_until=None,
         )

@@ -82,6 +82,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GROUPS = {
     "study": studies.app,
     "base": bases.app,
+    "builds": builds.app,
     "sites": sites.app,
     "certificates": certificates.app,
     "authority": authorities.app,

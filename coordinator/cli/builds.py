@@ -1,6 +1,7 @@
-"""`coordinator build` and `releases`."""
+"""`coordinator build`, `builds` and `releases`."""
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,9 +9,17 @@ from coordinator.cli.options import Home, Json
 from kit import door
 from kit.progress import Progress
 
+if TYPE_CHECKING:
+    from coordinator.build_records import EventRecord, Record
+
+app = typer.Typer(no_args_is_help=True, help="Builds on record: plans, jobs and events.")
+Number = Annotated[int, typer.Argument(help="The build's number.")]
+
 
 def build(
-    home: Home, study: Annotated[str, typer.Argument(help="The study's id.")], as_json: Json = False
+    home: Home,
+    study: Annotated[str, typer.Argument(help="The study's id.")],
+    as_json: Json = False,
 ) -> None:
     """Build and publish a release from the approved blueprints; goes on where it was stopped."""
     from coordinator import builds
@@ -32,6 +41,75 @@ class _BuildProgress:
         if what != self._phase:
             self._phase, self._progress = what, Progress(what, total)
         self._progress.update(done)
+
+
+@app.command("list")
+def list_builds(home: Home, as_json: Json = False) -> None:
+    """List every build, newest first."""
+    from coordinator import build_records
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = build_records.list_builds(coordinator)
+    rows = [
+        (
+            str(b.build),
+            b.study,
+            b.state,
+            f"{b.jobs_done}/{b.jobs}",
+            b.plan[:16],
+            (b.release or "-")[:16],
+        )
+        for b in found
+    ]
+    text = door.columns(rows, ("build", "study", "state", "jobs", "plan", "release"))
+    door.emit(found, as_json=as_json, text=text)
+
+
+@app.command("show")
+def show_build(
+    home: Home,
+    number: Number,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print events as they come, until the build ends.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a build's plan, jobs and events; with `--follow --json`, one event a line."""
+    from coordinator import build_records
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        if not follow:
+            record = build_records.show(coordinator, number)
+            door.emit(record, as_json=as_json, text=_record_text(record))
+            return
+        for event in build_records.follow(coordinator, number):
+            line = json.dumps(door.to_table(event), sort_keys=True)
+            print(line if as_json else _event_text(event), flush=True)
+
+
+def _record_text(record: "Record") -> str:
+    rows = [
+        (
+            str(j.job),
+            j.kind,
+            (j.blueprint or "-")[:16],
+            j.label or "-",
+            j.state,
+            str(j.attempt),
+        )
+        for j in record.jobs
+    ]
+    jobs = door.columns(rows, ("job", "kind", "blueprint", "label", "state", "attempt"))
+    events = "\n".join(map(_event_text, record.events))
+    return f"{door.plain(record.summary)}\n\n{jobs}\n\n{events}"
+
+
+def _event_text(event: "EventRecord") -> str:
+    what = event.kind if event.job is None else f"job {event.job} {event.kind}"
+    details = ", ".join(f"{name} {value}" for name, value in event.details.items())
+    return f"{event.time}  {what}" + (f": {details}" if details else "")
 
 
 def releases(home: Home, as_json: Json = False) -> None:

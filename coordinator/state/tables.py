@@ -187,6 +187,42 @@ releases = sa.Table(
     sa.Column("published", TEXT, nullable=False),
     sa.Column("withdrawn", sa.Boolean, nullable=False, default=False),
 )
+builds = sa.Table(  # a plan that is carried out, was, or gave way to another
+    "builds",
+    metadata,
+    sa.Column("number", INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("plan", TEXT, nullable=False, index=True),
+    sa.Column("study_digest", TEXT, nullable=False, index=True),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("state", TEXT, nullable=False),
+    sa.Column("created", TEXT, nullable=False),
+    sa.Column("ended", TEXT),
+    sa.Column("result", LONG_TEXT),  # JSON
+)
+jobs = sa.Table(  # the parts of a build: one per shard, and the release
+    "jobs",
+    metadata,
+    sa.Column("build", INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("number", INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("kind", TEXT, nullable=False),
+    sa.Column("blueprint", TEXT),
+    sa.Column("label", TEXT),
+    sa.Column("work", TEXT, nullable=False, index=True),  # the same in every build that needs it
+    sa.Column("state", TEXT, nullable=False),
+    sa.Column("owner", TEXT),
+    sa.Column("lease_until", TEXT),
+    sa.Column("attempt", INTEGER, nullable=False),
+)
+build_events = sa.Table(  # what happened in a build, in order
+    "build_events",
+    metadata,
+    sa.Column("build", INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("number", INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("time", TEXT, nullable=False),
+    sa.Column("kind", TEXT, nullable=False),
+    sa.Column("job", INTEGER),
+    sa.Column("details", LONG_TEXT, nullable=False),  # JSON
+)
 lineage = sa.Table(
     "lineage",
     metadata,

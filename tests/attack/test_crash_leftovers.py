@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from coordinator import builds, leftovers, payloads, releases, revocation
+from coordinator import leftovers, payloads, plans, releases, revocation
 from kit.errors import KitError
 from tests.fakes import site
 
@@ -84,7 +84,7 @@ def test_keys_and_payloads_that_intake_made_after_the_shredding_go_at_the_next_s
     with released.open() as coordinator:
         assert store.has(payloads.BLUEPRINT, kept)
         assert site.payload_file(coordinator, kept).is_file()
-        assert builds.plan(coordinator, site.STUDY).inputs
+        assert plans.propose(coordinator, site.STUDY).inputs
         assert leftovers.sweep(coordinator) == 0
 
 

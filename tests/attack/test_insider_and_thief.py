@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import builds, enrolments
+from coordinator import enrolments, plans
 from coordinator.errors import NotAllowedError, StateError
 from coordinator.state import limits
 from edge_agent import enrolment
@@ -35,7 +35,7 @@ def test_a_state_that_no_reviewer_signed_for_is_not_built_from(released):
         database.execute(f"DELETE {mine}", (digest,))
         database.execute(f"INSERT INTO approvals VALUES ({marks})", taken[0])
     with released.open() as coordinator:
-        assert len(builds.plan(coordinator, site.STUDY).inputs) == 3
+        assert len(plans.propose(coordinator, site.STUDY).inputs) == 3
 
 
 def fresh_request(secret):

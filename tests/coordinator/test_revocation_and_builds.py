@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import audit, builds, logbook, payloads, releases, reviews, revocation
+from coordinator import audit, builds, logbook, payloads, plans, releases, reviews, revocation
 from coordinator.errors import NotFoundError, StateError
 from federation.auditlog.events import Kind
 from kit import config
@@ -73,21 +73,9 @@ def test_a_build_without_an_approved_blueprint_says_what_to_do(pending):
         builds.build(coordinator, "nothing", report=lambda *_: None)
 
 
-def test_only_one_build_runs_on_a_home(approved):
-    from kit.files import exclusive
-
-    with (
-        exclusive(approved.hub / "build.lock", busy="held by the test"),
-        pytest.raises(KitError, match="another build is running"),
-    ):
-        site.build(approved)
-    with approved.open() as coordinator:
-        assert builds.plan(coordinator, site.STUDY).labels == site.CLASSES
-
-
 def test_the_plan_does_not_know_who_came_first(approved):
     with approved.open() as coordinator:
-        inputs = builds.plan(coordinator, site.STUDY).inputs
+        inputs = plans.propose(coordinator, site.STUDY).inputs
     assert [i.weights_sha256 for i in inputs] == sorted(i.weights_sha256 for i in inputs)
     assert {i.blueprint for i in inputs} == {approved.digest(name) for name in site.LABELS}
 

@@ -1,8 +1,10 @@
 """A PostgreSQL server of the tests' own, in a folder of its own, reached by a unix socket."""
 
+import ctypes
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.terminal import wait_for
+
+_PR_SET_PDEATHSIG = 1
 _FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 _SETTINGS = {
     "listen_addresses": "",
@@ -53,6 +58,15 @@ class Server:
             host=str(self.folder), user=self.user, dbname=name, autocommit=True
         ) as connection:
             yield connection
+
+    def answers(self):
+        import psycopg
+
+        try:
+            with self.connect():
+                return True
+        except psycopg.OperationalError:
+            return False
 
     def create(self, template="template0"):
         """Make a database, empty or a copy; returns its name."""
@@ -103,27 +117,38 @@ def running():
         as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     data, log = folder / "data", folder / "log"
 
-    def control(*words):
-        return subprocess.run(
-            [bin_folder / words[0], *words[1:]],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C"},
-            **as_user,
-        )
-
+    options = {
+        "cwd": folder,
+        "env": {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C"},
+        **as_user,
+    }
+    new = ["-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in _SETTINGS.items()]
+    words = [bin_folder / "postgres", "-D", data, "-k", folder, *settings]
     try:
-        control("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
-        settings = " ".join(f"-c {name}='{value}'" for name, value in _SETTINGS.items())
-        options = f"-k {folder} {settings}"
-        control("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
+        subprocess.run([bin_folder / "initdb", *new], check=True, capture_output=True, **options)
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                words,
+                stdout=stream,
+                stderr=stream,
+                preexec_fn=_die_with_the_tests,  # noqa: PLW1509 - one call, no lock
+                **options,
+            )
         try:
-            yield Server(folder, user, bin_folder)
+            server = Server(folder, user, bin_folder)
+            wait_for(server.answers, process)
+            yield server
         finally:
-            control("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            process.send_signal(signal.SIGINT)  # a fast shutdown
+            process.wait(timeout=60)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _die_with_the_tests():
+    """Have the kernel end the server (an immediate shutdown) if its tests are killed."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
 
 
 def _has_account(name):

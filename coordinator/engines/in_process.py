@@ -1,0 +1,25 @@
+"""The default engine: one shard after the other, in this process."""
+
+from coordinator import jobs
+from coordinator.context import Coordinator
+from coordinator.engines.parts import Parts
+from coordinator.jobs import JobKind
+from coordinator.shards import Maker
+
+
+class InProcess:
+    """This process (an `Engine`)."""
+
+    name = "in-process"
+
+    def make_shards(self, coordinator: Coordinator, parts: Parts) -> None:
+        """Make whatever no other process makes, and wait for those."""
+        from federation.learning.downstream.numerics import pinned_threads
+
+        maker = Maker(coordinator, parts.setting)
+        mine = jobs.each(coordinator, parts.build, JobKind.SHARD, parts.owner, parts.report)
+        with pinned_threads(parts.setting.threads):
+            for job in mine:
+                with jobs.held(coordinator, job, parts.owner):
+                    is_new = maker.make(parts.shards[job.number])
+                    jobs.finish(coordinator, job, parts.owner, generated=is_new, **jobs.worker())

@@ -10,7 +10,7 @@ Invariants:
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ Images = list[tuple[int, shards.Images]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build made."""
+    """What a build made; `shards_generated` are those of this command."""
 
     build: int
     release: str
@@ -76,7 +76,7 @@ def build(
         for job in jobs.each(coordinator, number, JobKind.RELEASE, owner, lambda *_: None):
             with jobs.held(coordinator, job, owner):
                 _release(coordinator, job, owner, work, report)
-    return _result(coordinator, number)
+        return _result(coordinator, number, owner)
 
 
 def _release(coordinator: Coordinator, job: Job, owner: Owner, work: Plan, report: Report) -> None:
@@ -89,33 +89,30 @@ def _release(coordinator: Coordinator, job: Job, owner: Owner, work: Plan, repor
         report("export", 0, 1)
         data, difference = _export(work, model, images)
     release = releases.publish(coordinator, work, data, card=_card(work, difference))
-    made = BuildResult(
-        build=job.build,
-        release=release.digest,
-        plan=work.digest,
-        labels=work.labels,
-        blueprints=len(work.inputs),
-        shards=len(images),
-        shards_generated=_generated(coordinator, job.build),
-        model_bytes=len(data),
-        parity_difference=difference,
-    )
-    jobs.end(coordinator, job, owner, asdict(made))
+    made = {
+        "build": job.build,
+        "release": release.digest,
+        "plan": work.digest,
+        "labels": work.labels,
+        "blueprints": len(work.inputs),
+        "shards": len(images),
+        "model_bytes": len(data),
+        "parity_difference": difference,
+    }
+    jobs.end(coordinator, job, owner, made)
     report("export", 1, 1)
 
 
-def _result(coordinator: Coordinator, number: int) -> BuildResult:
-    query = sa.select(state.builds.c.result).where(state.builds.c.number == number)
+def _result(coordinator: Coordinator, number: int, owner: Owner) -> BuildResult:
+    """Return what the build made, whoever did its last job."""
+    builds, events = state.builds, state.build_events
+    done = sa.select(events.c.details).where(events.c.build == number, events.c.kind == "done")
     with coordinator.state.read() as tx:
-        table = json.loads(tx.connection.scalar(query) or "{}")
-    return BuildResult(**table | {"labels": tuple(table["labels"])})
-
-
-def _generated(coordinator: Coordinator, number: int) -> int:
-    table = state.build_events
-    query = sa.select(table.c.details).where(table.c.build == number, table.c.kind == "done")
-    with coordinator.state.read() as tx:
-        return sum(json.loads(row.details).get("generated", False) for row in tx.all(query))
+        made = sa.select(builds.c.result).where(builds.c.number == number)
+        table = json.loads(tx.connection.scalar(made) or "{}")
+        told = [json.loads(row.details) for row in tx.all(done)]
+    mine = sum(each.get("generated", False) for each in told if each["owner"] == owner.id)
+    return BuildResult(**table | {"labels": tuple(table["labels"]), "shards_generated": mine})
 
 
 def _load(coordinator: Coordinator, work: Plan) -> Images:

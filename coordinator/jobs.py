@@ -259,7 +259,7 @@ def finish(coordinator: Coordinator, job: Job, owner: Owner, **details: Any) -> 
     """Mark a job as done, unless somebody else has it by now."""
     with coordinator.write() as tx:
         if _change(tx, job, owner, JobState.DONE):
-            record(tx, job.build, "done", job=job.number, **details)
+            record(tx, job.build, "done", job=job.number, owner=owner.id, **details)
 
 
 def give_back(coordinator: Coordinator, job: Job, owner: Owner, error: BaseException) -> None:
@@ -285,7 +285,7 @@ def end(coordinator: Coordinator, job: Job, owner: Owner, result: dict[str, Any]
     """Close a build by its last job."""
     with coordinator.write() as tx:
         if _change(tx, job, owner, JobState.DONE):
-            record(tx, job.build, "done", job=job.number, **worker())
+            record(tx, job.build, "done", job=job.number, owner=owner.id, **worker())
             _end(tx, job.build, BuildState.DONE, result=json.dumps(result))
 
 

@@ -9,6 +9,8 @@ from federation.blueprint.errors import RefusalError
 from kit.errors import KitError
 from tests.fakes import sealing
 
+pytestmark = pytest.mark.both_states
+
 
 def test_a_statement_is_verified_without_the_write_lock(enrolled, monkeypatch):
     home = enrolled.home("a")

@@ -27,6 +27,8 @@ from kit.errors import KitError
 from tests.fakes import site, states
 from tests.fakes.records import publish, submit, take_in
 
+pytestmark = pytest.mark.both_states
+
 REASON = "Dr. Zebedee Quillfeather saw the pseudo-patient of bed 14"
 READMISSION = "Prof. Ottoline Brackenbury vouches for the new machine"
 READMISSION_MARKS = (b"ttoline", b"rackenbury", b"new machine")

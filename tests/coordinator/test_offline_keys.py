@@ -179,6 +179,7 @@ def test_a16_an_offline_key_is_found_anywhere_in_the_home_by_content(tmp_path):
     assert serves(made.home)
 
 
+@pytest.mark.sqlite
 def test_a16_the_search_leaves_an_open_database_its_locks(tmp_path):
     """A descriptor of it that is closed here would let the next process delete the journal."""
     made = found(tmp_path)

@@ -27,6 +27,8 @@ from kit.errors import KitError
 from tests.fakes import runs, site
 from tests.fakes.sealing import append, begin_fields, sealed
 
+pytestmark = pytest.mark.both_states
+
 
 def offered(coordinator, name):
     query = sa.select(recipient_keys.c.kid).where(recipient_keys.c.site == name)

@@ -17,6 +17,8 @@ from pki import keys
 from tests.fakes import runs, site
 from tests.fakes.sealing import begin_fields, sealed
 
+pytestmark = pytest.mark.both_states
+
 
 def decide(federation, name, decision, *, key=None):
     with federation.open() as coordinator:

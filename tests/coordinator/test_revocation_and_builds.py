@@ -12,6 +12,8 @@ from kit.errors import KitError
 from pki import keys
 from tests.fakes import site
 
+pytestmark = pytest.mark.both_states
+
 
 def revoke(federation, name, *, ahead=timedelta(0)):
     with federation.open(ahead=ahead) as coordinator:
@@ -224,6 +226,7 @@ def test_the_log_is_append_only_and_an_edited_leaf_is_found(released):
         assert audit.verify(coordinator).root == sound.root
 
 
+@pytest.mark.sqlite
 def test_a_damaged_state_is_one_clear_line(pending, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(pending.hub, copy)

@@ -1,9 +1,12 @@
 """Revoking a site takes the keys with it that would open what it once sealed (A2)."""
 
+import pytest
 import sqlalchemy as sa
 
 from coordinator import payloads, registry
 from coordinator.state import recipient_keys
+
+pytestmark = pytest.mark.both_states
 
 
 def key_ids(coordinator, site):

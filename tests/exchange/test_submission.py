@@ -18,6 +18,8 @@ from pki import certificates, keys
 from tests.fakes import runs, site
 from tests.fakes.sealing import append, begin_fields, sealed
 
+pytestmark = pytest.mark.both_states
+
 
 def hide_a_branch(home, name="hidden"):
     """A run whose undeclared embedding rows carry something: refused by the first process."""

@@ -51,6 +51,7 @@ def test_a_restored_coordinator_goes_on_where_the_snapshot_was_taken(released, t
         assert {b.state for b in world.blueprints} == {"approved"}
 
 
+@pytest.mark.sqlite
 def test_a_snapshot_holds_no_key_and_nothing_that_was_deleted(released, tmp_path):
     made = take(released, tmp_path)
     names = {p.relative_to(made.snapshot).parts[0] for p in made.snapshot.rglob("*")}
@@ -69,6 +70,7 @@ def test_a_snapshot_holds_no_key_and_nothing_that_was_deleted(released, tmp_path
     assert {p.stat().st_mode & 0o777 for p in made.snapshot.rglob("*") if p.is_file()} == {0o600}
 
 
+@pytest.mark.sqlite
 def test_a4_an_old_state_brings_back_no_shredded_key_and_is_refused_by_sites(released, tmp_path):
     made = take(released, tmp_path / "backups")
     gone = released.digest("c")
@@ -87,6 +89,7 @@ def test_a4_an_old_state_brings_back_no_shredded_key_and_is_refused_by_sites(rel
         site.visit(released.home("b"))  # it saw no more than the snapshot has
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("fault", ["altered", "missing", "added", "newer", "escaping"])
 def test_a_damaged_or_newer_snapshot_restores_nothing(enrolled, tmp_path, fault):
     made = take(enrolled, tmp_path / "backups").snapshot

@@ -303,6 +303,15 @@ def check_usable(release: Release, study: Study, known: Trust, now: datetime) ->
         raise KitError("the installed release is of another version of the study")
     if set(release.ancestors) & set(known.revoked_blueprints):
         raise KitError("the installed release descends from a revoked blueprint")
+    check_leases(release, study, known, now)
+
+
+def check_leases(release: Release, study: Study, known: Trust, now: datetime) -> None:
+    """Refuse a release past its own lease, or past the study's since the last contact.
+
+    Raises:
+        KitError: it is.
+    """
     if release.lease_until is not None and now > clock.parse_rfc3339(release.lease_until):
         raise KitError("the lease of the installed release is over", hint="run `edge-agent fetch`")
     silent = _silent(known, now)

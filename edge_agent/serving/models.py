@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edge_agent import contact, installed, rollout, trust
 from edge_agent.home import Home
 from edge_agent.serving.figures import Figures, Key
+from edge_agent.trust import Trust
 from federation.release.statement import Release
 from federation.study import Study
 from kit import canonical, logs
@@ -63,6 +64,7 @@ class _Place:
     """What was last found for one study; `unusable` says why nothing is served."""
 
     marks: Marks | None = None
+    known: Trust | None = None
     tried: datetime | None = None
     active: Served | None = None
     shadow: Served | None = None
@@ -98,7 +100,7 @@ class Models:
             if place.active is None:
                 raise NotServedError(place.unusable)
             try:
-                self._check(place.active, now)
+                self._check(place, place.active, now)
             except KitError as error:
                 raise NotServedError(str(error), hint=error.hint) from error
             return place.active
@@ -149,11 +151,12 @@ class Models:
         labels = {"model": shadow.study.id, "version": shadow.digest}
         self._figures.add(f"edge_agent_shadow_{what}", labels, amount)
 
-    def _check(self, served: Served, now: datetime) -> None:
-        known = contact.known(self._home)
-        trust.check_clock(known, now)
-        if known is not None:  # its absence is a change of files, which `_take_up` refuses
-            installed.check_usable(served.release, served.study, known, now)
+    @staticmethod
+    def _check(place: _Place, served: Served, now: datetime) -> None:
+        """Ask what changes without a file: everything else was asked when the files last did."""
+        trust.check_clock(place.known, now)
+        if place.known is not None:  # its absence is a change of files, which `_take_up` refuses
+            installed.check_leases(served.release, served.study, place.known, now)
 
     def _take_up(self, name: str, place: _Place, now: datetime) -> None:
         marks = self._marks(name)
@@ -161,7 +164,12 @@ class Models:
         if marks == place.marks and is_settled:
             return
         before = place.active.digest if place.active else ""
-        place.active, place.shadow, place.unusable = self._open(name, place, now)
+        try:
+            place.known = contact.known(self._home)
+        except KitError as error:
+            place.known, place.active, place.shadow, place.unusable = None, None, None, str(error)
+        else:
+            place.active, place.shadow, place.unusable = self._open(name, place, now)
         place.marks, place.tried = marks, now
         if place.active is None and before:
             _log.warning("a release stops", extra=logs.fields(release=before, state="stopped"))

@@ -319,7 +319,7 @@ def test_a_person_accepts_tries_a_shadow_and_goes_back(twice):
     assert shown == {old: ("active", ""), new: ("shadow", "")}
 
 
-def test_only_a_named_installed_release_is_accepted(home):
+def test_only_a_whole_release_that_is_named_is_accepted_and_served(home):
     digest = active(home)
     for prefix, words in (
         (digest[:7], "too short"),
@@ -342,6 +342,14 @@ def test_only_a_named_installed_release_is_accepted(home):
         assert served.infer()[0] == 503
         model.write_bytes(good)
         accept(home, digest)
+        assert served.infer()[0] == 200
+        proved = home.trust.read_bytes()
+        home.trust.write_bytes(b"{}")
+        assert served.infer()[0] == 503
+        home.trust.unlink()  # whoever removes it would make the site forget a withdrawal
+        status, answer = served.infer()
+        assert (status, "a withdrawal may be unknown" in answer["error"]) == (503, True)
+        home.trust.write_bytes(proved)
         assert served.infer()[0] == 200
 
 

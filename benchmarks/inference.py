@@ -2,7 +2,8 @@
 
 All take the same images in [0, 1] at the study's size and give probabilities, with the same number
 of threads. The ways take turns, call by call, so that a busy machine slows all of them alike.
-`predict` is the kit's own call around ONNX, with its batching and its check of the answer.
+`predict` is the kit's own call around ONNX, with its batching and its check of the answer, and
+as many threads as the runtime takes by itself.
 
     python -m benchmarks.inference [--quick] [--classifier NAME] [--side PX] [--json FILE]
 """

@@ -28,7 +28,7 @@ from kit.errors import FormatError
 KIND = "coordinator"
 CONTENTS = snapshot.Contents(
     databases_before=(state.FILE,),
-    files=(CONFIG, "protection.json", "certificates", "payloads", "releases"),
+    files=(CONFIG, "protection.json", "certificates", "payloads", "releases", "repository"),
 )
 SECRET_FOLDERS = ("keys", "keystore")
 _LOG_SIZE = "log_size"  # in the facts of a snapshot without a database

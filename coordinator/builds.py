@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 
-from coordinator import jobs, plans, releases, shards, state
+from coordinator import companions, jobs, plans, releases, shards, state
 from coordinator.context import Coordinator
 from coordinator.engines import Engine
 from coordinator.engines.in_process import InProcess
@@ -88,7 +88,9 @@ def _release(coordinator: Coordinator, job: Job, owner: Owner, work: Plan, repor
         model = _train(coordinator, work, images, report)
         report("export", 0, 1)
         data, difference = _export(work, model, images)
-    release = releases.publish(coordinator, work, data, card=_card(work, difference))
+        golden = companions.golden_images(data, work.study.image)
+    card = _card(work, difference)
+    release = releases.publish(coordinator, work, data, golden=golden, card=card)
     made = {
         "build": job.build,
         "release": release.digest,

@@ -1,12 +1,23 @@
 """Contact: everything a site has to know, on one snapshot, with proof that the log only grew."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import descent, issuance, logbook, registry, releases, state, submissions, upkeep
+from coordinator import (
+    descent,
+    issuance,
+    logbook,
+    publication,
+    registry,
+    releases,
+    state,
+    submissions,
+    upkeep,
+)
 from coordinator.context import Coordinator
 from coordinator.logbook import Entry, Proofs
 from coordinator.submissions import Status
@@ -59,9 +70,16 @@ class News:
     first_leaf: int
     leaves: tuple[bytes, ...]
     witnessed: tuple[str, ...]
+    repository: tuple[tuple[str, bytes], ...]
 
 
-def contact(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) -> News:
+def contact(
+    coordinator: Coordinator,
+    site: str,
+    known_size: int,
+    first_leaf: int,
+    versions: Mapping[str, int],
+) -> News:
     """Note that a site is here, and return the state of the world for it.
 
     Raises:
@@ -72,11 +90,25 @@ def contact(coordinator: Coordinator, site: str, known_size: int, first_leaf: in
             registry.touch(tx, site)
     except DiskFullError as error:  # news and withdrawals matter more than the time of a contact
         _log.warning("a contact is not noted: %s", error)
-    return news(coordinator, site, known_size, first_leaf)
+    try:
+        files = publication.current(coordinator)
+    except DiskFullError as error:  # a site takes what it can verify; nothing new is installed
+        _log.warning("the repository is not renewed: %s", error)
+        files = {}
+    lacking = publication.unknown_to(files, versions)
+    return news(coordinator, site, known_size, first_leaf, lacking)
 
 
-def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) -> News:
+def news(
+    coordinator: Coordinator,
+    site: str,
+    known_size: int,
+    first_leaf: int,
+    files: Mapping[str, bytes],
+) -> News:
     """Return the state of the world for one site, with the first page of leaves it has not read.
+
+    `files` are those of the repository's metadata that go along.
 
     Raises:
         StateError: this log is shorter than what the site has seen.
@@ -106,6 +138,7 @@ def news(coordinator: Coordinator, site: str, known_size: int, first_leaf: int) 
             first_leaf=first_leaf,
             leaves=tuple(logbook.leaves(tx, first_leaf)),
             witnessed=tuple(proofs.witnessed()),
+            repository=tuple(sorted(files.items())),
         )
 
 

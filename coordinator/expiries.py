@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from cryptography import x509
 
-from coordinator import delegations, state
+from coordinator import delegations, repository, state
 from coordinator.context import Coordinator
+from kit import clock
 from pki import certificates, lifetimes
 from pki.lifetimes import ExpiryWarning, Lifetime
 
@@ -32,6 +33,7 @@ def _held(coordinator: Coordinator) -> Iterator[Lifetime]:
         rights = delegations.standings(coordinator, tx)
         sites = tx.all(sa.select(state.sites).where(state.sites.c.state == "active"))
         authorities = tx.all(sa.select(state.authorities))
+    yield from _repository(coordinator)
     for right in rights:
         name = f"the right to hand out keys of study `{right.study}`"
         remedy = f"run `coordinator study extend {right.study} --roots DIR` with the study key"
@@ -44,6 +46,19 @@ def _held(coordinator: Coordinator) -> Iterator[Lifetime]:
     for row in sorted(authorities, key=lambda authority: str(authority.name)):
         root = certificates.from_pem(row.certificate)[0]
         yield _lifetime(f"the authority `{row.name}`", root, "ask its operator for the next root")
+
+
+def _repository(coordinator: Coordinator) -> Iterator[Lifetime]:
+    """Return how long what the offline keys signed of the repository holds."""
+    if repository.is_founded(coordinator.home):
+        found = repository.standing(coordinator)
+        command = "run `coordinator repository sign --roots DIR"
+        for name, expires, remedy in (
+            ("list of studies", found.targets_expires, f"{command}` with the study key"),
+            ("root", found.root_expires, f"{command} --with-root` with both offline keys"),
+        ):
+            when = clock.parse_rfc3339(expires)
+            yield Lifetime(name=f"the repository's {name}", expires=when, remedy=remedy)
 
 
 def _lifetime(

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from coordinator import issuance, roots, upkeep
+from coordinator import issuance, repository, roots, upkeep
 from coordinator.errors import StateError
 from coordinator.home import CONFIG, CoordinatorConfig, Home
 from coordinator.state import Location, State
@@ -174,6 +174,7 @@ def _furnish(home: Home, settings: CoordinatorConfig, offline: Offline, now: dat
     study = keys.public_bytes(offline.study)
     people = {offline.reviewer: keys.public_bytes(offline.reviewing)}
     roots.publish(home, study=study, reviewers=people)
+    repository.found(home, root_key=root.key, study_key=offline.study, now=now)
     signing = keys.new_signing_key()
     keys.save(home.key("signing.key"), signing)
     leaf = certificates.issue_signing(

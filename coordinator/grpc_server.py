@@ -154,7 +154,7 @@ class _Exchange(stubs.ExchangeServicer):
         return messages.status(submissions.one_status(self._coordinator, site, digest))
 
     def Download(self, request: Any, site: str) -> Iterator[Any]:
-        name = releases.require_model(self._coordinator, request.release)
+        name = releases.require_file(self._coordinator, request.release)
         with self._transfers.downloads.place(site, lambda: None):
             _log.info("site %s downloads a release", site)
             with self._coordinator.stores.releases.open(name) as stream:

@@ -30,7 +30,7 @@ class CoordinatorConfig:
     upload_places: int = 3  # uploads at once; further sites wait in a queue
     site_staging_mib: int = 256  # of one site, until they are taken in
     staging_hours: int = 72  # an upload without a new byte for so long is dropped
-    stick_days: int = 35  # how long a file for a site without a line may be installed from
+    stick_days: int = 30  # how long a file for a site without a line may be installed from
     roots: str = ""  # where `init` wrote the offline keys; empty: beside the home
     state: str = ""  # URL of a PostgreSQL database; empty: SQLite in the home
     store: str = ""  # URL of a folder or bucket for payloads, shards and releases; empty: the home

@@ -44,6 +44,7 @@ def contact_reply(news: News) -> Any:
         first_leaf=news.first_leaf,
         leaves=news.leaves,
         witnessed=news.witnessed,
+        repository=[pb.RepositoryFile(name=name, data=data) for name, data in news.repository],
     )
 
 

@@ -43,7 +43,7 @@ class Given:
     officer: bytes = b""
 
 
-NOTHING = Given()
+NOTHING: Given = Given()
 
 
 def check_outbound(

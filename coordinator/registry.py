@@ -12,6 +12,7 @@ from coordinator import (
     delegations,
     issuance,
     recipients,
+    repository,
     staging,
     state,
 )
@@ -154,6 +155,7 @@ def create_study(
         tx.record(Kind.STUDY_CREATED, study.digest, round=study.round, issued=issued)
         delegations.issue(coordinator, tx, study, signer=signer, days=days)
         recipients.offer(coordinator, tx, study)
+        repository.sign_targets(coordinator, tx, signer=signer, days=days)
     return study.digest
 
 
@@ -178,6 +180,7 @@ def extend_study(
         study = Study.from_bytes(row.manifest)
         made = delegations.issue(coordinator, tx, study, signer=signer, days=days)
         recipients.offer(coordinator, tx, study)
+        repository.sign_targets(coordinator, tx, signer=signer, days=days)
     delegations.tidy(coordinator)
     return made
 

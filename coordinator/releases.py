@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import descent, issuance, reviews, state
+from coordinator import companions, descent, issuance, reviews, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.plans import Plan
@@ -17,11 +17,10 @@ from federation.auditlog.events import Kind
 from federation.auditlog.history import revocations_digest
 from federation.blueprint.statement import Statement
 from federation.release import statement as documents
+from federation.release.golden import GoldenImages
 from federation.release.statement import Artefact, Release, Revocations, Role
 from kit import canonical, clock
 from pki import certificates
-
-MODEL_LICENCE = "research use by the members of the federation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,14 @@ class Published:
     card: dict[str, Any]
 
 
-def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[str, Any]) -> Release:
+def publish(
+    coordinator: Coordinator,
+    work: Plan,
+    model: bytes,
+    *,
+    golden: GoldenImages,
+    card: dict[str, Any],
+) -> Release:
     """Sign, keep and log a release; publishing the same model again returns the one that is there.
 
     Raises:
@@ -51,6 +57,16 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
         personal = _check_inputs(tx, work)
         # After the check: what was made from a blueprint revoked meanwhile reaches no disk.
         coordinator.stores.releases.put(model_name(digest), model)
+        present = _in_use(tx, digest)
+        if present is not None:
+            return descent.release_of(present)
+        file = Artefact(
+            role=Role.INFERENCE_MODEL,
+            media_type=documents.ONNX_MEDIA_TYPE,
+            sha256=digest,
+            length=len(model),
+            licence=companions.LICENCE,
+        )
         release = Release(
             study=work.study.id,
             study_digest=work.study.digest,
@@ -59,15 +75,7 @@ def publish(coordinator: Coordinator, work: Plan, model: bytes, *, card: dict[st
             labels=work.labels,
             personal_data=personal,
             ancestors=tuple(sorted(entry.blueprint for entry in work.inputs)),
-            artefacts=(
-                Artefact(
-                    role=Role.INFERENCE_MODEL,
-                    media_type=documents.ONNX_MEDIA_TYPE,
-                    sha256=digest,
-                    length=len(model),
-                    licence=MODEL_LICENCE,
-                ),
-            ),
+            artefacts=(file, *companions.make(coordinator, tx, work, file, golden)),
             numerics=canonical.digest(canonical.encode(work.setting.numerics)),
             created=clock.rfc3339(tx.now),
             lease_until=None,
@@ -84,12 +92,19 @@ def put(
     card: dict[str, Any],
 ) -> Release:
     """Sign and log a release whose file is in its place, or return the one that is there."""
-    query = sa.select(state.releases).where(state.releases.c.digest == release.digest)
-    present = tx.one(query)
-    if present is not None and not present.withdrawn and not _is_void(tx, present):
+    present = _in_use(tx, release.digest)
+    if present is not None:
         return descent.release_of(present)
-    _insert(coordinator, tx, release, plan, card, replaces=present is not None)
+    query = sa.select(state.releases.c.digest).where(state.releases.c.digest == release.digest)
+    _insert(coordinator, tx, release, plan, card, replaces=tx.one(query) is not None)
     return release
+
+
+def _in_use(tx: Transaction, digest: str) -> sa.Row[Any] | None:
+    """Return the row of a release that stands; not of one whose signing key was revoked."""
+    table = state.releases
+    row = tx.one(sa.select(table).where(table.c.digest == digest, table.c.withdrawn.is_(False)))
+    return None if row is None or _is_void(tx, row) else row
 
 
 def _check_inputs(tx: Transaction, work: Plan) -> bool:
@@ -190,21 +205,35 @@ def model_name(digest: str) -> str:
     return f"{digest}.onnx"
 
 
-def require_model(coordinator: Coordinator, digest: str) -> str:
-    """Return the name of a release's model in its store.
+def require_file(coordinator: Coordinator, digest: str) -> str:
+    """Return the name, in the store of releases, of a release's file by the file's own digest.
 
     Raises:
-        NotFoundError: no such release.
-        StateError: it is withdrawn.
+        NotFoundError: no release has such an artefact.
+        StateError: that release is withdrawn.
     """
-    digest = canonical.sha256_hex(digest, what="release digest")
+    digest = canonical.sha256_hex(digest, what="digest")
     with coordinator.state.read() as tx:
-        row = tx.one(sa.select(state.releases).where(state.releases.c.digest == digest))
-    if row is None:
-        raise NotFoundError("no such release")
-    if row.withdrawn:
-        raise StateError("this release is withdrawn")
-    return model_name(digest)
+        for row in reversed(visible(tx)):
+            release = descent.release_of(row)
+            for artefact in release.artefacts:
+                if artefact.sha256 == digest:
+                    if row.withdrawn:
+                        raise StateError("this release is withdrawn")
+                    return stored_name(release.digest, artefact.role)
+    raise NotFoundError("no such release")
+
+
+def stored_name(digest: str, role: Role) -> str:
+    """Return the name of one file of a release in the store of releases."""
+    is_model = role in (Role.INFERENCE_MODEL, Role.INITIAL_WEIGHTS)
+    return model_name(digest) if is_model else companions.stored_name(digest, role)
+
+
+def delete_files(coordinator: Coordinator, digest: str) -> None:
+    """Delete every file of a release from the store."""
+    for role in Role:
+        coordinator.stores.releases.delete(stored_name(digest, role))
 
 
 def change_revocations(tx: Transaction) -> None:

@@ -17,7 +17,8 @@ from pki import certificates
 
 def contact(coordinator: Coordinator, site: str, request: Any) -> News:
     """Answer `ContactRequest`; raises as `coordinator.contact.contact`."""
-    return contacts.contact(coordinator, site, request.known_size, request.first_leaf)
+    size, first, versions = request.known_size, request.first_leaf, dict(request.repository)
+    return contacts.contact(coordinator, site, size, first, versions)
 
 
 def cosign(

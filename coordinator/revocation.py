@@ -29,7 +29,7 @@ from coordinator import (
 )
 from coordinator.context import Coordinator
 from coordinator.errors import NotAllowedError, StateError
-from coordinator.releases import change_revocations, model_name
+from coordinator.releases import change_revocations, delete_files
 from coordinator.reserve import drawn_on
 from coordinator.state import Transaction
 from coordinator.submissions import BlueprintState
@@ -285,7 +285,7 @@ def destroy_due(coordinator: Coordinator) -> int:
         payloads.destroy(coordinator, row.digest)
         # Before the row says so: what a crash interrupts here is found due again.
         for release in _withdrawn_releases(coordinator, row.digest):
-            coordinator.stores.releases.delete(model_name(release))
+            delete_files(coordinator, release)
         with drawn_on(coordinator.home), coordinator.write() as tx:
             changed = tx.execute(
                 sa.update(table)

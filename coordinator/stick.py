@@ -20,6 +20,7 @@ from coordinator import (
     enrolments,
     logbook,
     messages,
+    publication,
     registry,
     rekeying,
     releases,
@@ -295,7 +296,8 @@ def export(
         KitError: the file does not fit the medium.
     """
     issued_to = enrolments.issued_to(coordinator, site)
-    news = contacts.news(coordinator, site, known_size=0, first_leaf=0)
+    metadata = publication.current(coordinator, stick_days=coordinator.config.stick_days)
+    news = contacts.news(coordinator, site, known_size=0, first_leaf=0, files=metadata)
     head = Checkpoint.verify(
         news.checkpoint,
         origin=coordinator.log_origin,
@@ -311,8 +313,9 @@ def export(
         rules.LEAVES: pb.LeavesReply(leaves=_leaves(coordinator, head.size)).SerializeToString(),
     }
     with ExitStack() as copies:
-        for number, digest in enumerate(chosen, start=1):
-            name = releases.require_model(coordinator, digest)
+        files = [artefact.sha256 for release in chosen for artefact in release.artefacts]
+        for number, digest in enumerate(files, start=1):
+            name = releases.require_file(coordinator, digest)
             model = copies.enter_context(coordinator.stores.releases.local(name))
             contents[rules.model_name(number)] = model
         index, length = _save(coordinator, site, out, head.size, contents)
@@ -321,7 +324,7 @@ def export(
         file=str(out),
         bytes=length,
         log_size=head.size,
-        releases=tuple(chosen),
+        releases=tuple(release.digest for release in chosen),
         install_until=index.expires,
         not_vouched=tuple(_not_vouched(coordinator, site, chosen, news)),
     )
@@ -351,12 +354,12 @@ def _save(
 
 
 def _not_vouched(
-    coordinator: Coordinator, site: str, chosen: Iterable[str], news: contacts.News
+    coordinator: Coordinator, site: str, chosen: Iterable[Release], news: contacts.News
 ) -> Iterator[str]:
     """Say of which models too few other sites have signed the log entry."""
     offers = {_release_of(offer).digest: offer for offer in (*news.releases, *news.bases)}
     with coordinator.state.read() as tx:
-        for digest in chosen:
+        for digest in (release.digest for release in chosen):
             index = Receipt.from_text(offers[digest].published.receipt).index
             have, needed = logbook.vouching(tx, site, index)
             if have < needed:
@@ -375,12 +378,14 @@ def _leaves(coordinator: Coordinator, size: int) -> list[bytes]:
     return found[:size]
 
 
-def _newest(offers: Iterable[contacts.ReleaseOffer], studies: tuple[str, ...]) -> list[str]:
+def _newest(offers: Iterable[contacts.ReleaseOffer], studies: tuple[str, ...]) -> list[Release]:
     """Return, per study, the release that a site would install: the last one published."""
-    newest: dict[str, tuple[int, str]] = {}
+    newest: dict[str, tuple[int, str, Release]] = {}
     for offer in offers:
         release = _release_of(offer)
-        place = (Receipt.from_text(offer.published.receipt).index, release.digest)
+        place = (Receipt.from_text(offer.published.receipt).index, release.digest, release)
         if not offer.withdrawn and (not studies or release.study in studies):
-            newest[release.study] = max(place, newest.get(release.study, place))
-    return [digest for _, digest in sorted(newest.values())]
+            newest[release.study] = max(
+                place, newest.get(release.study, place), key=lambda found: found[:2]
+            )
+    return [newest[study][2] for study in sorted(newest)]

@@ -9,22 +9,23 @@ Invariants:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from edge_agent import contact, installed
+from edge_agent import contact, installed, repository
 from edge_agent.errors import TrustError
-from edge_agent.exchange import Exchange, patient
+from edge_agent.exchange import Exchange, Source, patient
 from edge_agent.home import Home
-from edge_agent.installed import Source
 from edge_agent.trust import World
 from federation.release import base as rules
 from federation.release.base import Base
+from federation.release.statement import FILE_NAMES, Role
 from federation.study import Study
-from kit import canonical
+from kit import canonical, clock
 from kit.errors import KitError
 from kit.files import read_document
 
-FILE = "start.base"
+FILE = FILE_NAMES[Role.INITIAL_WEIGHTS]
 MIN_PREFIX = 6
 
 
@@ -56,21 +57,30 @@ def fetch(
     """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
-        return install(home, study_name, world, patient(exchange.download, tell=tell), got=got)
+        source = patient(exchange.download, tell=tell)
+        return install(home, study_name, world, source, got=got, now=clock.utc_now())
 
 
 def install(
-    home: Home, study_name: str, world: World, source: Source, *, got: Callable[[int, int], None]
+    home: Home,
+    study_name: str,
+    world: World,
+    source: Source,
+    *,
+    got: Callable[[int, int], None],
+    now: datetime,
 ) -> FetchedBase:
     """Keep the newest base of a study in a verified world, with bytes from `source`.
 
     Raises:
         KitError: there is none, or its bytes are not what was signed.
+        RepositoryError: the repository does not list it, or is out of date.
     """
     study = home.study(study_name)
     gone = installed.remove_withdrawn(home, world)
     offer = installed.newest(home, study, world, is_base=True)
-    downloaded = installed.download(home, source, offer, got, name=FILE)
+    repository.require_listed(home, offer.release, now=now)
+    downloaded = installed.download(home, source, offer, offer.release.model, got)
     path = installed.folder_of(home, offer.release.digest) / FILE
     found = _read(path)
     _check_study(found, study)

@@ -1,10 +1,11 @@
 """Contact with the coordinator: ask, verify everything, then keep it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent import copies, mirror, outbox, renewal, reviewers, trust
+from edge_agent import copies, mirror, outbox, renewal, repository, reviewers, trust
 from edge_agent.alarms import look
 from edge_agent.errors import TrustError
 from edge_agent.exchange import Exchange
@@ -114,7 +115,7 @@ def contact(home: Home, exchange: Exchange, *, before: Before | None = None) -> 
     before = held(home) if before is None else before
     now = clock.utc_now()
     trust.check_clock(before.trust, now)
-    news = ask(exchange, before)
+    news = ask(exchange, before, versions=repository.versions(home))
     world = take(home, news, before=before, now=now)
     line = cosignature(home, world, now=now)
     if line is not None:
@@ -140,10 +141,13 @@ def alarm_words(alarm: Alarm, world: World) -> str:
     return f"{what} `{alarm.blueprint[:16]}` was revoked by {by}; to be undone until {until}"
 
 
-def ask(exchange: Exchange, before: Before) -> News:
-    """Ask for the state of the world and for every page of the log that was not read yet."""
+def ask(exchange: Exchange, before: Before, *, versions: Mapping[str, int] | None = None) -> News:
+    """Ask for the state of the world and for every page of the log that was not read yet.
+
+    `versions` are those of the repository's metadata that are here.
+    """
     known_size = before.trust.size if before.trust else 0
-    news = exchange.contact(known_size, len(before.leaves))
+    news = exchange.contact(known_size, len(before.leaves), versions)
     size, leaves = claimed_size(news.checkpoint), list(news.leaves)
     while news.first_leaf + len(leaves) < size:
         if len(leaves) > mirror.MAX_ENTRIES:
@@ -155,7 +159,7 @@ def ask(exchange: Exchange, before: Before) -> News:
     return replace(news, leaves=tuple(leaves[: size - news.first_leaf]))
 
 
-def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
+def take(home: Home, news: News, *, before: Before, now: datetime, by_stick: bool = False) -> World:
     """Verify what the coordinator says, however it came here, and keep it.
 
     Raises:
@@ -170,6 +174,7 @@ def take(home: Home, news: News, *, before: Before, now: datetime) -> World:
         look(home, world)
         for finding in reviewers.look(home, world):
             door.note(f"alarm: {finding.line}")
+        repository.refresh(home, dict(news.repository), now=now, by_stick=by_stick)
     home.reserve.hold()
     for alarm in alarms(world.log, now=now):
         door.note(f"alarm: {alarm_words(alarm, world)}")

@@ -5,7 +5,7 @@ The only module of this side that sees protobuf messages.
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
@@ -40,6 +40,9 @@ _MAX_MESSAGE_CHARACTERS = 400
 _PROXY_ANSWER = re.compile(r"(?:response code|Tunnel connection failed:) ([0-9]{3})")
 
 T = TypeVar("T")
+
+# Yields the bytes of a file of a release, named by its digest, from an offset on.
+Source = Callable[[str, int], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +126,17 @@ class Exchange:
         with tls.client_channel(address, root=pem, key=key, chain=chain, proxy=proxy) as channel:
             yield cls(channel, _named(address, proxy))
 
-    def contact(self, known_size: int, first_leaf: int = 0) -> News:
+    def contact(
+        self, known_size: int, first_leaf: int = 0, versions: Mapping[str, int] | None = None
+    ) -> News:
         """Ask for the state of the world; nothing in it is verified yet.
 
-        The audit log comes from leaf `first_leaf` on, as far as the first page goes.
+        The audit log comes from leaf `first_leaf` on, as far as the first page goes; of the
+        repository's metadata, what differs from `versions`.
         """
-        request = pb.ContactRequest(known_size=known_size, first_leaf=first_leaf)
+        request = pb.ContactRequest(
+            known_size=known_size, first_leaf=first_leaf, repository=versions or {}
+        )
         with _errors(self._address):
             reply = self._stub.Contact(request, timeout=CALL_TIMEOUT_S)
         return messages.news(reply)
@@ -240,9 +248,7 @@ def _wait(busy: BusyError, tell: Callable[[str], None]) -> None:
     time.sleep(busy.retry_after_s)
 
 
-def patient(
-    source: Callable[[str, int], Iterator[bytes]], *, tell: Callable[[str], None]
-) -> Callable[[str, int], Iterator[bytes]]:
+def patient(source: Source, *, tell: Callable[[str], None]) -> Source:
     """Return `source` (a download) waiting for its place as `patiently` does."""
 
     def download(release: str, offset: int) -> Iterator[bytes]:

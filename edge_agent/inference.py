@@ -6,6 +6,7 @@ Invariants:
   opens those bytes, not a path.
 - A GPU is used only after it has run this very model, alone, and agreed with the CPU; the provider
   in use is said.
+- No provider answers for a release whose golden images it computes otherwise than their maker.
 - Every row that leaves here names the release and says "research use only, not a medical device".
 """
 
@@ -26,6 +27,7 @@ from edge_agent.datasets.report import Refusal
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.downstream.metrics import evaluate as measure
 from federation.release import onnx_lint
+from federation.release.golden import GoldenImages
 from federation.release.onnx_lint import INPUT_NAME, NOTICE, OUTPUT_NAME, ModelContract
 from kit import canonical, clock
 from kit.errors import KitError
@@ -75,24 +77,49 @@ class InstalledModel:
         return result
 
 
-def open_model(data: bytes, *, contract: ModelContract, use_gpu: bool = True) -> InstalledModel:
+def open_model(
+    data: bytes,
+    *,
+    contract: ModelContract,
+    golden: GoldenImages | None = None,
+    use_gpu: bool = True,
+) -> InstalledModel:
     """Lint and open a released model.
 
     Args:
         data: the ONNX file's bytes, already verified against the release's digest.
         contract: channels, size in pixels and labels, from the signed release and study.
+        golden: what the model must answer here; None with a release of before there were any.
         use_gpu: try CUDA where the runtime lists it.
 
     Raises:
         FormatError: the lint refuses the bytes.
-        KitError: there is no single ONNX runtime, or it cannot open the model.
+        KitError: there is no single ONNX runtime, it cannot open the model, or it answers the
+            golden images otherwise than their maker's.
     """
     onnx_lint.lint(data, contract=contract)
     require_one_runtime()
     session, why = _session(data, CPU), "no CUDA in this runtime"
     if use_gpu and CUDA in _available():
         session, why = _try_cuda(data, contract, session)
-    return InstalledModel(session, contract, digest=canonical.digest(data), why=why)
+    model = InstalledModel(session, contract, digest=canonical.digest(data), why=why)
+    if golden is None:
+        return model
+    try:
+        golden.check(model.predict, what=model.provider)
+    except KitError as error:
+        if model.provider == CPU:
+            raise
+        session, why = _session(data, CPU), f"CUDA is refused: {error}"
+        model = InstalledModel(session, contract, digest=canonical.digest(data), why=why)
+        golden.check(model.predict, what=model.provider)
+    return model
+
+
+def runtimes() -> list[str]:
+    """Return the installed ONNX runtime distributions."""
+    installed = {(d.metadata["Name"] or "").lower() for d in metadata.distributions()}
+    return [name for name in RUNTIMES if name in installed]
 
 
 def require_one_runtime() -> str:
@@ -101,8 +128,7 @@ def require_one_runtime() -> str:
     Raises:
         KitError: there is none, or both are installed (they overwrite each other's files).
     """
-    installed = {(d.metadata["Name"] or "").lower() for d in metadata.distributions()}
-    found = [name for name in RUNTIMES if name in installed]
+    found = runtimes()
     if len(found) > 1:
         raise KitError(
             "both `onnxruntime` and `onnxruntime-gpu` are installed, and they overwrite each other",

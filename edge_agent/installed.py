@@ -1,31 +1,31 @@
 """Installed releases: fetched whole, verified at install and again at every load."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from edge_agent import contact, trust
-from edge_agent.exchange import Exchange, patient
+from edge_agent import contact, repository, trust
+from edge_agent.exchange import Exchange, Source, patient
 from edge_agent.home import Home
 from edge_agent.trust import OfferedRelease, Trust, World
 from edge_agent.witness import require_vouched
 from federation.auditlog.checkpoint import Receipt
+from federation.release import golden
 from federation.release import statement as documents
+from federation.release.golden import GoldenImages
 from federation.release.onnx_lint import ModelContract, lint
-from federation.release.statement import MAX_MODEL_BYTES, Release
+from federation.release.statement import FILE_NAMES, MAX_MODEL_BYTES, Artefact, Release, Role
 from federation.study import Study
 from kit import canonical, clock
 from kit.door import note
 from kit.errors import KitError
 from kit.files import os_errors, read_limited, sha256_file, write_atomic
 
-MODEL, ENVELOPE, CHAIN = "model.onnx", "release.dsse.json", "chain.pem"
+MODEL, ENVELOPE, CHAIN = FILE_NAMES[Role.INFERENCE_MODEL], "release.dsse.json", "chain.pem"
+GOLDEN = FILE_NAMES[Role.GOLDEN_IMAGES]
 CURRENT = "current"
 WARN_AFTER = timedelta(days=14)  # without a contact
-
-# Yields the bytes of a model, named by its digest, from an offset on.
-Source = Callable[[str, int], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,7 @@ class Installed:
 
     release: Release
     model: bytes
+    golden: GoldenImages | None
 
     def contract(self, study: Study) -> ModelContract:
         """Return what the model must look like."""
@@ -76,21 +77,32 @@ def fetch(
     """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
-        return install(home, study_name, world, patient(exchange.download, tell=tell), got=got)
+        source = patient(exchange.download, tell=tell)
+        return install(home, study_name, world, source, got=got, now=clock.utc_now())
 
 
 def install(
-    home: Home, study_name: str, world: World, source: Source, *, got: Callable[[int, int], None]
+    home: Home,
+    study_name: str,
+    world: World,
+    source: Source,
+    *,
+    got: Callable[[int, int], None],
+    now: datetime,
 ) -> Fetched:
     """Install the newest release of a study in a verified world, with bytes from `source`.
 
     Raises:
         KitError: there is none, its bytes are not what was signed, or the disk is full.
+        RepositoryError: the repository does not list it, or is out of date.
     """
     study = home.study(study_name)
     gone = remove_withdrawn(home, world)
     offer = newest(home, study, world, is_base=False)
-    downloaded = download(home, source, offer, got, name=MODEL)
+    repository.require_listed(home, offer.release, now=now)
+    downloaded = sum(
+        download(home, source, offer, artefact, got) for artefact in offer.release.artefacts
+    )
     _install(home, study, offer)
     return Fetched(
         release=offer.release.digest,
@@ -138,34 +150,34 @@ def download(
     home: Home,
     source: Source,
     offer: OfferedRelease,
+    file: Artefact,
     got: Callable[[int, int], None],
-    *,
-    name: str,
 ) -> int:
-    """Bring a release's first file here under `name`, from where it was cut off; returns bytes.
+    """Bring one file of a release here, from where it was cut off; returns bytes.
 
     Raises:
         KitError: what came is not what was signed, or the disk is full.
     """
-    model, folder = offer.release.model, folder_of(home, offer.release.digest)
+    folder = folder_of(home, offer.release.digest)
+    name = FILE_NAMES[file.role]
     final, part = folder / name, folder / (name + ".part")
     with os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if final.is_file() and sha256_file(final) == model.sha256:
+    if final.is_file() and sha256_file(final) == file.sha256:
         return 0
     start = part.stat().st_size if part.is_file() else 0
-    if start > model.length:
+    if start > file.length:
         part.unlink()
         start = 0
     done = start
     with os_errors(part), part.open("ab") as stream:
-        for data in source(model.sha256, start):
+        for data in source(file.sha256, start):
             done += len(data)
-            if done > model.length:
+            if done > file.length:
                 break
             stream.write(data)
-            got(done, model.length)
-    if done != model.length or sha256_file(part) != model.sha256:
+            got(done, file.length)
+    if done != file.length or sha256_file(part) != file.sha256:
         part.unlink()
         raise KitError(
             "the downloaded file is not the signed one", hint="run the same command again"
@@ -182,7 +194,21 @@ def _install(home: Home, study: Study, offer: OfferedRelease) -> None:
     write_atomic(folder / ENVELOPE, offer.envelope)
     found = _open(home, digest)
     lint(found.model, contract=found.contract(study))
+    _try(found, study)
     write_atomic(pointer(home, study.id), digest.encode())
+
+
+def _try(found: Installed, study: Study) -> None:
+    """Want the golden images' answers from this machine before the release becomes the current one.
+
+    Where no ONNX runtime is installed nothing predicts either; `predict` asks again.
+    """
+    from edge_agent import inference
+
+    if inference.runtimes():
+        inference.open_model(found.model, contract=found.contract(study), golden=found.golden)
+    else:
+        note("no ONNX runtime is installed here: the release was not tried on its golden images")
 
 
 def remove_withdrawn(home: Home, world: World) -> tuple[str, ...]:
@@ -274,7 +300,27 @@ def _open(home: Home, digest: str) -> Installed:
             f"the installed model `{digest[:16]}` was altered",
             hint="run `edge-agent fetch` again and find out who wrote to this machine",
         )
-    return Installed(release=release, model=model)
+    return Installed(release=release, model=model, golden=_golden(home, release))
+
+
+def _golden(home: Home, release: Release) -> GoldenImages | None:
+    """Return a release's golden images; None with one of before there were any."""
+    for file in release.companions:
+        if file.role is Role.GOLDEN_IMAGES:
+            path = folder_of(home, release.digest) / GOLDEN
+            data = read_limited(path, limit=golden.MAX_BYTES, what="golden images")
+            if canonical.digest(data) != file.sha256:
+                raise KitError(
+                    f"the golden images of release `{release.digest[:16]}` were altered",
+                    hint="run `edge-agent fetch` again and find out who wrote to this machine",
+                )
+            return GoldenImages.from_bytes(
+                data,
+                model=release.digest,
+                channels=home.study(release.study).image.channels,
+                classes=len(release.labels),
+            )
+    return None
 
 
 def claimed(home: Home, digest: str) -> Release:

@@ -96,6 +96,7 @@ def news(reply: Any) -> News:
         first_leaf=reply.first_leaf,
         leaves=tuple(reply.leaves),
         witnessed=tuple(reply.witnessed),
+        repository=tuple((file.name, file.data) for file in reply.repository),
     )
 
 

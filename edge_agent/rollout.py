@@ -195,12 +195,13 @@ def opened(home: Home, study_name: str, found: Installed) -> "InstalledModel":
     """Return a release that was verified just now, ready to predict.
 
     Raises:
-        KitError: the lint refuses it, or the runtime cannot open it.
+        KitError: the lint refuses it, the runtime cannot open it, or computes it otherwise than its
+            golden images say.
     """
     from edge_agent import inference
 
     contract = found.contract(home.study(study_name))
-    return inference.open_model(found.model, contract=contract)
+    return inference.open_model(found.model, contract=contract, golden=found.golden)
 
 
 def find(home: Home, study: Study, prefix: str) -> str:

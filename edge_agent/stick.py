@@ -35,8 +35,8 @@ from edge_agent import (
 from edge_agent.enrolment import Enrolled, Request, settle
 from edge_agent.erasure import Erasure
 from edge_agent.errors import TrustError
+from edge_agent.exchange import Source
 from edge_agent.home import Home
-from edge_agent.installed import Source
 from edge_agent.messages import EnrolReply
 from edge_agent.renewal import Brought
 from edge_agent.trust import News, Trust, World
@@ -323,7 +323,8 @@ def take(home: Home, stick: Stick, *, now: datetime) -> World:
     before = contact.held(home)
     trust.check_clock(before.trust, now)
     _check_not_older(stick.index, before.trust)
-    world = contact.take(home, _news(stick, before.trust), before=before, now=now)
+    news = _news(stick, before.trust)
+    world = contact.take(home, news, before=before, now=now, by_stick=True)
     reply = certificates_in(stick)
     renewal.keep_posted(
         home,
@@ -353,7 +354,7 @@ def fetch(home: Home, study_name: str, path: Path, *, now: datetime) -> installe
         KitError: as `opened` and `take`; the file is past its time; it lacks the model.
     """
     with _installing(home, path, now) as (world, models):
-        return installed.install(home, study_name, world, models, got=lambda *_: None)
+        return installed.install(home, study_name, world, models, got=lambda *_: None, now=now)
 
 
 def fetch_base(home: Home, study_name: str, path: Path, *, now: datetime) -> bases.FetchedBase:
@@ -363,7 +364,7 @@ def fetch_base(home: Home, study_name: str, path: Path, *, now: datetime) -> bas
         KitError: as `fetch`.
     """
     with _installing(home, path, now) as (world, models):
-        return bases.install(home, study_name, world, models, got=lambda *_: None)
+        return bases.install(home, study_name, world, models, got=lambda *_: None, now=now)
 
 
 @contextmanager

@@ -15,7 +15,17 @@ from pathlib import Path
 
 from cryptography import x509
 
-from edge_agent import acts, bases, contact, copies, outbound, outbox, reviewers, shipments
+from edge_agent import (
+    acts,
+    bases,
+    contact,
+    copies,
+    outbound,
+    outbox,
+    repository,
+    reviewers,
+    shipments,
+)
 from edge_agent.errors import BusyError, TrustError, UnreachableError
 from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
@@ -31,6 +41,7 @@ from federation.blueprint.statement import (
     Context,
 )
 from federation.blueprint.statement import WEIGHTS as PAYLOAD_WEIGHTS
+from federation.repository import roles
 from federation.study import RecipientKey, Study
 from kit import clock
 from kit.errors import KitError
@@ -162,6 +173,7 @@ def recipient_key(home: Home, study: Study, now: datetime) -> RecipientKey:
 
     Raises:
         KitError: it does not hold, or whoever signed it may do so no more (A16).
+        RepositoryError: the repository does not list study and key, or is out of date.
     """
     path = home.study_file(study.id, "delegation")
     signed = home.read(path, "delegation") if path.is_file() else b""
@@ -169,7 +181,13 @@ def recipient_key(home: Home, study: Study, now: datetime) -> RecipientKey:
     if delegation is not None:
         delegation.check_time(study, now)
     envelope = home.read(home.study_file(study.id, "recipient"), "recipient key")
-    return open_recipient_key(envelope, home.pins, study, home.config.site, delegation=delegation)
+    found = open_recipient_key(envelope, home.pins, study, home.config.site, delegation=delegation)
+    listed = {
+        roles.study(study.digest): home.read(home.study_file(study.id, "manifest"), "study"),
+        roles.recipient(study.digest, kem.key_id(found.public)): envelope,
+    }
+    repository.require_current(home, listed, now=now)
+    return found
 
 
 def waiting(home: Home, run: str) -> Path | None:

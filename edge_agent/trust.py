@@ -105,6 +105,7 @@ class News:
     first_leaf: int
     leaves: tuple[bytes, ...]
     witnessed: tuple[str, ...]
+    repository: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ study: this key may sign recipient keys of this one study and round, until then.
 else: no study, no other key, no delegation (there is no second level). The log names the record; a
 later one replaces it, so one signature takes a copied key out of use.
 
-A TUF delegated role says the same (a key, the paths it may sign, an expiry) and may take the place
-of this record: nothing outside `open_delegation` and `open_recipient_key` reads one.
+A TUF delegation names keys and paths, but has no end of its own: this record stays beside the
+repository, which says which recipient keys are current (ADR 0030).
 """
 
 from dataclasses import asdict, dataclass

@@ -50,15 +50,24 @@ class EnrolReply(_message.Message):
     def __init__(self, confirmed: _Optional[bool] = ..., tls_chain: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., pseudonym: _Optional[str] = ...) -> None: ...
 
 class ContactRequest(_message.Message):
-    __slots__ = ("known_size", "first_leaf")
+    __slots__ = ("known_size", "first_leaf", "repository")
+    class RepositoryEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     KNOWN_SIZE_FIELD_NUMBER: _ClassVar[int]
     FIRST_LEAF_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
     known_size: int
     first_leaf: int
-    def __init__(self, known_size: _Optional[int] = ..., first_leaf: _Optional[int] = ...) -> None: ...
+    repository: _containers.ScalarMap[str, int]
+    def __init__(self, known_size: _Optional[int] = ..., first_leaf: _Optional[int] = ..., repository: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ContactReply(_message.Message):
-    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases", "first_leaf", "leaves", "witnessed", "certificate_revocations", "pseudonym_salt", "authority_revocations", "bases")
+    __slots__ = ("checkpoint", "consistency", "revocations", "signing_chain", "studies", "blueprints", "releases", "first_leaf", "leaves", "witnessed", "certificate_revocations", "pseudonym_salt", "authority_revocations", "bases", "repository")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +82,7 @@ class ContactReply(_message.Message):
     PSEUDONYM_SALT_FIELD_NUMBER: _ClassVar[int]
     AUTHORITY_REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     BASES_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
     checkpoint: str
     consistency: _containers.RepeatedScalarFieldContainer[bytes]
     revocations: bytes
@@ -87,7 +97,16 @@ class ContactReply(_message.Message):
     pseudonym_salt: bytes
     authority_revocations: bytes
     bases: _containers.RepeatedCompositeFieldContainer[ReleaseEntry]
-    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., first_leaf: _Optional[int] = ..., leaves: _Optional[_Iterable[bytes]] = ..., witnessed: _Optional[_Iterable[str]] = ..., certificate_revocations: _Optional[bytes] = ..., pseudonym_salt: _Optional[bytes] = ..., authority_revocations: _Optional[bytes] = ..., bases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ...) -> None: ...
+    repository: _containers.RepeatedCompositeFieldContainer[RepositoryFile]
+    def __init__(self, checkpoint: _Optional[str] = ..., consistency: _Optional[_Iterable[bytes]] = ..., revocations: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ..., studies: _Optional[_Iterable[_Union[StudyEntry, _Mapping]]] = ..., blueprints: _Optional[_Iterable[_Union[BlueprintStatus, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., first_leaf: _Optional[int] = ..., leaves: _Optional[_Iterable[bytes]] = ..., witnessed: _Optional[_Iterable[str]] = ..., certificate_revocations: _Optional[bytes] = ..., pseudonym_salt: _Optional[bytes] = ..., authority_revocations: _Optional[bytes] = ..., bases: _Optional[_Iterable[_Union[ReleaseEntry, _Mapping]]] = ..., repository: _Optional[_Iterable[_Union[RepositoryFile, _Mapping]]] = ...) -> None: ...
+
+class RepositoryFile(_message.Message):
+    __slots__ = ("name", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class LeavesRequest(_message.Message):
     __slots__ = ("first",)

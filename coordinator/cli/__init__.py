@@ -17,6 +17,7 @@ from coordinator.cli import (
     founding,
     keys,
     recipients,
+    repository,
     reviews,
     serving,
     sites,
@@ -89,6 +90,7 @@ GROUPS = {
     "audit": audit.app,
     "keys": keys.app,
     "recipients": recipients.app,
+    "repository": repository.app,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -43,7 +43,7 @@ def init(
     ] = None,
     stick_days: Annotated[
         int, typer.Option(min=1, max=100, help="Days a file for a site without a line is valid.")
-    ] = 35,
+    ] = 30,
     hsm: Annotated[
         str, typer.Option("--hsm", help="Make root and study key in this token (a PKCS#11 URI).")
     ] = "",

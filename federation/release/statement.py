@@ -34,6 +34,19 @@ class Role(StrEnum):
 
     INFERENCE_MODEL = "inference-model"
     INITIAL_WEIGHTS = "initial-weights"
+    ML_BOM = "ml-bom"
+    MODEL_SIGNATURE = "model-signature"
+    GOLDEN_IMAGES = "golden-images"
+
+
+# What each is called: at a site, and in the repository below the release's digest.
+FILE_NAMES = {
+    Role.INFERENCE_MODEL: "model.onnx",
+    Role.INITIAL_WEIGHTS: "start.base",
+    Role.ML_BOM: "model.cdx.json",
+    Role.MODEL_SIGNATURE: "model.sig",
+    Role.GOLDEN_IMAGES: "golden.json",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +65,8 @@ class Release:
     """A published build, or a base; artefacts, labels in order, and everything it came from.
 
     The first artefact says which: a build's is the inference model, a base's the weights that a
-    training may start from. A base has no ancestors: nobody's blueprint went into it.
+    training may start from. The others lie beside it, one of a role. A base has no ancestors:
+    nobody's blueprint went into it.
     """
 
     study: str
@@ -72,6 +86,11 @@ class Release:
     def model(self) -> Artefact:
         """The inference model, or the base's file."""
         return self.artefacts[0]
+
+    @property
+    def companions(self) -> tuple[Artefact, ...]:
+        """What lies beside the model; none with a release of before there were any."""
+        return self.artefacts[1:]
 
     @property
     def is_base(self) -> bool:
@@ -108,6 +127,10 @@ class Release:
         table["ancestors"] = _digests(table["ancestors"])
         table["artefacts"] = tuple(_artefact(x) for x in _list(table["artefacts"], MAX_ARTEFACTS))
         found = cls(**table)
+        if found.model.role not in (Role.INFERENCE_MODEL, Role.INITIAL_WEIGHTS):
+            raise FormatError("a release does not begin with a model or a base")
+        if len({artefact.role for artefact in found.artefacts}) != len(found.artefacts):
+            raise FormatError("a release has two artefacts of one role")
         if found.is_base and (found.ancestors or found.personal_data):
             raise FormatError("what blueprints or personal data went into is no base")
         return found

@@ -22,8 +22,8 @@ from pki import certificates
 PAYLOAD_TYPE = "application/vnd.hospital-edge-kit.stick+json"
 VERSION = 1
 MAX_FILE_BYTES = (4 << 30) - 1  # FAT32 holds no larger file
-MAX_ENVELOPE_BYTES = 64 << 10  # 64 models at 120 bytes an entry, in base64, with room
-MAX_MODELS = 64
+MAX_ENVELOPE_BYTES = 64 << 10  # 256 files at 130 bytes an entry, in base64, with room
+MAX_MODELS = 256  # files of releases: a model and what lies beside it
 MAX_ORDERS = 64  # withdrawals: a site has one blueprint in play in a study
 MAX_MESSAGE_BYTES = 4 << 20  # as on the wire
 MAX_LEAVES_BYTES = 256 << 20  # a log of several hundred thousand entries

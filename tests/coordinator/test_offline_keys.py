@@ -91,7 +91,7 @@ def test_a16_nothing_that_init_leaves_in_the_home_signs_for_root_or_study(tmp_pa
     assert set(away) == {"root.key", "study.key", "reviewer-first.key"}
     assert {oct(path.stat().st_mode & 0o777) for path in made.roots.iterdir()} == {"0o600"}
     inside = [keys.public_of(path) for path in (made.home / "keys").glob("*.key")]
-    assert len(inside) == 3  # issuing CA, log, documents: they work every day
+    assert len(inside) == 4  # issuing CA, log, documents, repository: they work every day
     assert not [key for key in inside if key in away.values()]
     with opened(made.home) as coordinator:
         assert roots.study_public(coordinator.home) == keys.public_bytes(away["study.key"])

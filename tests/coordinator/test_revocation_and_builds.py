@@ -114,7 +114,7 @@ def test_revocation_withdraws_the_release_and_shreds_key_payload_and_shards(rele
         [release] = releases.list_releases(coordinator)
         assert weights_of(coordinator, digest)
         assert has_keys(coordinator, digest, kid) == (True, True)
-        assert coordinator.stores.releases.has(releases.require_model(coordinator, release.digest))
+        assert coordinator.stores.releases.has(releases.require_file(coordinator, release.digest))
         done = revoke(released, "c")
         assert (done.done, done.withdrawn_releases) == (True, (release.digest,))
         assert has_keys(coordinator, digest, kid) == (False, False)
@@ -129,7 +129,7 @@ def test_revocation_withdraws_the_release_and_shreds_key_payload_and_shards(rele
             weights_of(coordinator, digest)
         assert not site.release_file(coordinator, release.digest).exists()
         with pytest.raises(StateError, match="is withdrawn"):
-            releases.require_model(coordinator, release.digest)
+            releases.require_file(coordinator, release.digest)
         assert weights_of(coordinator, released.digest("a"))  # the others are untouched
         kinds = [event.kind for event in logbook.events(coordinator)]
     assert kinds[-7:] == [
@@ -174,7 +174,7 @@ def test_keys_stay_for_the_grace_period_and_no_longer(released):
         assert reviews.show(coordinator, digest).state == "revoked"  # out of use at once
         assert has_keys(coordinator, digest, kid) == (True, True)
         with pytest.raises(StateError, match="is withdrawn"):
-            releases.require_model(coordinator, done.withdrawn_releases[0])
+            releases.require_file(coordinator, done.withdrawn_releases[0])
     with released.open(ahead=timedelta(hours=47)) as coordinator:
         assert revocation.destroy_due(coordinator) == 0
         assert has_keys(coordinator, digest, kid) == (True, True)

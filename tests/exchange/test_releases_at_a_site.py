@@ -1,13 +1,21 @@
 import dataclasses
 import shutil
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from coordinator import releases, revocation
-from edge_agent import contact, inspection, installed
+from edge_agent import contact, inference, inspection, installed
 from edge_agent.errors import TrustError
 from federation.auditlog import merkle
+from federation.release import bom
+from federation.release.statement import FILE_NAMES, Role
 from kit import clock
 from kit.errors import KitError
 from tests.fakes import site, states
@@ -33,7 +41,9 @@ def test_a_release_is_fetched_once_and_verified_at_every_load(released):
         [release] = releases.list_releases(coordinator)
         first = fetch(home)
         assert (first.release, first.labels) == (release.digest, site.CLASSES)
-        assert first.bytes_downloaded == first.model.stat().st_size
+        names = [FILE_NAMES[role] for role in Role if role is not Role.INITIAL_WEIGHTS]
+        files = [first.model.with_name(name) for name in names]
+        assert first.bytes_downloaded == sum(file.stat().st_size for file in files)
         assert fetch(home).bytes_downloaded == 0
     assert load(home).release.digest == release.digest
 
@@ -73,6 +83,105 @@ def test_an_altered_model_does_not_load_and_fetch_repairs_it(released):
         assert load(home).model == good
 
 
+def test_golden_images_that_fail_keep_a_release_from_being_installed_and_from_starting(
+    released, monkeypatch
+):
+    home = released.home("a")
+    with released.serving():
+        with monkeypatch.context() as patch:
+            patch.setattr(inference, "_run", a_little_off(inference._run))
+            with pytest.raises(KitError, match="computes this model otherwise") as refusal:
+                fetch(home)
+            assert "edge-agent doctor" in refusal.value.hint
+            with pytest.raises(KitError, match="no release of study"):
+                load(home)
+        folder = fetch(home).model.parent
+        assert open_release(home).provider == inference.CPU
+    monkeypatch.setattr(inference, "_run", a_little_off(inference._run))
+    with pytest.raises(KitError, match="computes this model otherwise"):
+        open_release(home)
+    monkeypatch.undo()
+    images = folder / installed.GOLDEN
+    good = images.read_bytes()
+    images.write_bytes(good.replace(b"0.", b"1.", 1))
+    with pytest.raises(KitError, match=r"golden images of release .* were altered"):
+        load(home)
+    images.write_bytes(good)
+    assert open_release(home)
+
+
+def a_little_off(run):
+    """A runtime whose arithmetic is a little different: what a wrong provider looks like."""
+
+    def wrong(session, images):
+        found = run(session, images)
+        shift = np.zeros_like(found)
+        shift[:, 0], shift[:, 1] = 0.002, -0.002
+        return found + shift
+
+    return wrong
+
+
+def open_release(home):
+    found = load(home)
+    contract = found.contract(home.study(site.STUDY))
+    return inference.open_model(found.model, contract=contract, golden=found.golden)
+
+
+def test_what_lies_beside_a_model_is_what_its_statement_signed(released):
+    home = released.home("a")
+    with released.serving() as coordinator:
+        [published] = releases.list_releases(coordinator)
+        folder = fetch(home).model.parent
+        bill = folder / FILE_NAMES[Role.ML_BOM]
+        expected = sorted(released.digest(name) for name in ("a", "b", "c"))
+        assert list(bom.ancestors_in(bill.read_bytes())) == expected
+        bill.unlink()
+        served = coordinator.stores.releases.path(
+            releases.stored_name(published.digest, Role.ML_BOM)
+        )
+        good = served.read_bytes()
+        served.write_bytes(good.replace(b"epsilon", b"epsilom"))
+        with pytest.raises(KitError, match="not the signed one"):
+            fetch(home)
+        served.write_bytes(good)
+        assert fetch(home).bytes_downloaded == len(good)
+
+
+def test_outsiders_verify_what_a_site_installed_with_stock_tools(released):
+    """CycloneDX's own validator, and `model_signing` as anybody installs it."""
+    with released.serving():
+        folder = fetch(released.home("a")).model.parent
+    bill = (folder / FILE_NAMES[Role.ML_BOM]).read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    root = released.hub / "certificates" / "root.pem"
+    model, signature = folder / "model.onnx", folder / FILE_NAMES[Role.MODEL_SIGNATURE]
+
+    def verified():
+        stock = Path(sys.executable).with_name("model_signing")
+        words = ["--signature", signature, "--certificate_chain", root]
+        command = [stock, "verify", "certificate", model, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode == 0 and "succeeded" in done.stdout
+
+    assert verified()
+    good = model.read_bytes()
+    model.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert not verified()
+
+
+def test_a_release_of_before_golden_images_still_starts(released):
+    home = released.home("a")
+    with released.serving():
+        fetch(home)
+        found = load(home)
+    old = dataclasses.replace(found.release, artefacts=found.release.artefacts[:1])
+    assert installed._golden(home, old) is None
+    contract = found.contract(home.study(site.STUDY))
+    assert inference.open_model(found.model, contract=contract, golden=None)
+    assert found.golden is not None
+
+
 def test_an_altered_statement_does_not_load(released):
     home = released.home("a")
     with released.serving():
@@ -102,7 +211,8 @@ def test_what_the_server_sends_must_be_what_was_signed(released):
         with pytest.raises(KitError, match="not the signed one"):
             fetch(home)
         file.write_bytes(good)
-        assert fetch(home).bytes_downloaded == len(good)
+        assert fetch(home).bytes_downloaded > len(good)
+        assert load(home).model == good
 
 
 def test_a_withdrawn_release_refuses_to_load_and_the_rebuilt_one_replaces_it(released):

@@ -62,6 +62,7 @@ def test_a_snapshot_holds_no_key_and_nothing_that_was_deleted(released, tmp_path
         "certificates",
         "payloads",
         "releases",
+        "repository",
     }
     secrets = [p.read_bytes() for n in backup.SECRET_FOLDERS for p in (released.hub / n).iterdir()]
     everything = b"".join(p.read_bytes() for p in made.snapshot.rglob("*") if p.is_file())

@@ -10,7 +10,7 @@ help: ## show this list
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,coordinator,hsm,postgresql,s3]" --group test --group lint
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,coordinator,hsm,postgresql,s3,ray]" --group test --group lint
 	@touch $@
 
 dev: $(VENV)/.installed ## make the virtual environment and install everything

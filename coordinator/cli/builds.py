@@ -1,33 +1,62 @@
 """`coordinator build`, `builds` and `releases`."""
 
 import json
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordinator.cli.options import Home, Json
 from kit import door
+from kit.errors import KitError
 from kit.progress import Progress
 
 if TYPE_CHECKING:
     from coordinator.build_records import EventRecord, Record
+    from coordinator.engines import Engine
 
 app = typer.Typer(no_args_is_help=True, help="Builds on record: plans, jobs and events.")
 Number = Annotated[int, typer.Argument(help="The build's number.")]
 
 
+class EngineName(StrEnum):
+    """Where shards are computed."""
+
+    IN_PROCESS = "in-process"
+    RAY = "ray"
+
+
 def build(
     home: Home,
     study: Annotated[str, typer.Argument(help="The study's id.")],
+    engine: Annotated[
+        EngineName, typer.Option(help="Where shards are computed.")
+    ] = EngineName.IN_PROCESS,
+    ray_address: Annotated[
+        str, typer.Option("--ray-address", help="The Ray cluster (`HOST:PORT`), for `ray`.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Build and publish a release from the approved blueprints; goes on where it was stopped."""
     from coordinator import builds
     from coordinator.context import Coordinator
 
+    chosen = _engine(engine, ray_address)
     with Coordinator.open(home) as coordinator:
-        result = builds.build(coordinator, study, report=_BuildProgress())
+        result = builds.build(coordinator, study, report=_BuildProgress(), engine=chosen)
     door.emit(result, as_json=as_json)
+
+
+def _engine(name: EngineName, address: str) -> "Engine":
+    from coordinator.engines.in_process import InProcess
+    from coordinator.engines.on_ray import OnRay
+
+    if (name is EngineName.RAY) != bool(address):
+        raise KitError(
+            "`--engine ray` and `--ray-address` go together",
+            hint="give the address of the cluster that this machine belongs to (`HOST:PORT`)",
+        )
+    return OnRay(address) if address else InProcess()
 
 
 class _BuildProgress:

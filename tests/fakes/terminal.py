@@ -92,22 +92,23 @@ class Terminal:
         home = ["--home", str(self.folder / who)] if who else []
         return [*self.prefix, *first, *map(str, arguments), *home]
 
-    def run(self, program, who, *arguments, light=False, ranks=1, **options):
+    def run(self, program, who, *arguments, light=False, ranks=1, timeout_s=TIMEOUT_S, **options):
         """Run one command to its end, in several processes under torchrun if asked."""
         done = subprocess.run(
             self.words(program, who, *arguments, light=light, ranks=ranks),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             env=environment(),
             check=False,
             **options,
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def json(self, program, who, *arguments, light=False, ranks=1):
+    def json(self, program, who, *arguments, light=False, ranks=1, timeout_s=TIMEOUT_S):
         """Run one command that must succeed, and return its JSON."""
-        result = self.run(program, who, *arguments, "--json", light=light, ranks=ranks)
+        how = {"light": light, "ranks": ranks, "timeout_s": timeout_s}
+        result = self.run(program, who, *arguments, "--json", **how)
         assert result.code == 0, result.err
         return result.json
 

@@ -81,7 +81,7 @@ def test_a_mark_that_nobody_declared_is_refused(suite):
 
 def test_ci_requires_every_mark():
     script = (CONFTEST.parents[1] / ".ci" / "run").read_text()
-    assert "--must-run=softhsm,netns,vectors,postgresql,s3" in script
+    assert "--must-run=softhsm,netns,vectors,postgresql,s3,ray" in script
     assert "system_package softhsm2-util softhsm2" in script
     assert "system_package initdb postgresql" in script
 

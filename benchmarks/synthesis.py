@@ -27,6 +27,7 @@ from diffusers import EDMDPMSolverMultistepScheduler
 from benchmarks import trials
 from benchmarks.accuracy import datasets, factory
 from benchmarks.baselines import CLASSIFIER, score
+from federation.learning.downstream import pixels
 from federation.learning.generator import sampler
 from federation.learning.generator.architecture import Architecture
 from federation.learning.generator.edm import SIGMA_DATA
@@ -206,7 +207,7 @@ def _shard(
         images.append(way.solve(network, architecture, noise, labels))
     whole = torch.cat(images)[:size]
     finite = bool(whole.isfinite().all())
-    return federated_factory.to_bytes(whole.nan_to_num().numpy().astype(np.float32)), finite
+    return pixels.to_bytes(whole.nan_to_num().numpy().astype(np.float32)), finite
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:

@@ -19,10 +19,10 @@ from edge_agent.training.folder import WEIGHTS
 from edge_agent.training.plan import PrivacyPlan, plan_for
 from edge_agent.training.trainers import trainer_of
 from federation.blueprint import weights
+from federation.build_policy import BuildPolicy
 from federation.learning.generator import architecture as networks
 from federation.release.base import Base
 from federation.study import (
-    BuildPolicy,
     ImageRule,
     PersonalData,
     PrivacyPolicy,

@@ -89,7 +89,7 @@ def _release(coordinator: Coordinator, job: Job, owner: Owner, work: Plan, repor
         report("export", 0, 1)
         data, difference = _export(work, model, images)
         golden = companions.golden_images(data, work.study.image)
-    card = _card(work, difference)
+    card = _card(work, model, difference)
     release = releases.publish(coordinator, work, data, golden=golden, card=card)
     made = {
         "build": job.build,
@@ -131,17 +131,21 @@ def _load(coordinator: Coordinator, work: Plan) -> Images:
 
 
 def _train(coordinator: Coordinator, work: Plan, images: Images, report: Report) -> "ReleaseModel":
+    from federation.learning.downstream.calibration import HeldOut
     from federation.learning.methods import federated_factory
 
+    policy = work.study.build
     report("classifier", 0, 1)
     secret = coordinator.study_secret(work.study.digest)
     model = federated_factory.release_model(
         images,
         classes=work.study.classes,
-        classifier=work.study.build.classifier,
-        steps=work.study.build.classifier_steps,
-        seed=seeds.seed(secret, "classifier", str(work.study.build.version)),
+        classifier=policy.classifier,
+        steps=policy.classifier_steps,
+        seed=seeds.seed(secret, "classifier", str(policy.version)),
         threads=work.setting.threads,
+        augmentation=policy.augmentation,
+        held_out=HeldOut(images=policy.held_out, calibration=policy.calibration),
     )
     report("classifier", 1, 1)
     return model
@@ -170,11 +174,12 @@ def _export(work: Plan, model: "ReleaseModel", shards_: Images) -> tuple[bytes, 
     return data, difference
 
 
-def _card(work: Plan, difference: float) -> dict[str, Any]:
+def _card(work: Plan, model: "ReleaseModel", difference: float) -> dict[str, Any]:
+    known = model.calibrated
     return {
         "method": work.study.method,
-        "classifier": work.study.build.classifier,
-        "shard_size": work.study.build.shard_size,
+        "policy": work.study.build.to_table(),
+        "held_out": None if known is None else known.to_table(),
         "labels": list(work.labels),
         "blueprints": len(work.inputs),
         "numerics": work.setting.numerics,

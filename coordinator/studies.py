@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from coordinator import registry, roots
 from coordinator.context import Coordinator
+from federation import build_policy
+from federation.build_policy import BuildPolicy, Calibration, Variation
 from federation.endorsement import Endorsement
+from federation.learning.downstream import classifier as classifiers
 from federation.learning.generator import architecture as networks
 from federation.study import (
-    BuildPolicy,
     ImageRule,
     PersonalData,
     PrivacyPolicy,
@@ -21,7 +23,7 @@ from kit.errors import FormatError
 
 METHOD = "federated-factory"
 CLASSIFIER = "resnet-small"
-BUILD_POLICY_VERSION = 1
+HELD_OUT_SHARE = 10  # of a shard: one image in ten, unless the operator says how many
 MIN_CLASSES = 2  # a classifier of one class says nothing
 
 
@@ -47,6 +49,10 @@ class Request:
     outbound_approval: bool = False
     lease_days: int = 0
     endorsed: tuple[Reviewer, ...] = ()
+    classifier: str = CLASSIFIER
+    augmentation: str = Variation.STANDARD
+    calibration: str = Calibration.TEMPERATURE
+    held_out: int | None = None
 
 
 def manifest(coordinator: Coordinator, request: Request) -> Study:
@@ -81,13 +87,7 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
             personal_data=personal, unit=unit, epsilon=request.epsilon, delta=request.delta
         ),
         minimum_per_class=request.minimum_per_class,
-        build=BuildPolicy(
-            version=BUILD_POLICY_VERSION,
-            shard_size=request.shard_size,
-            sampler_steps=request.sampler_steps,
-            classifier=CLASSIFIER,
-            classifier_steps=request.classifier_steps,
-        ),
+        build=_build_policy(request),
         quorum=request.quorum,
         reviewers=_reviewers(coordinator, request),
         created=clock.rfc3339(coordinator.now()),
@@ -96,6 +96,26 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
         ),
     )
     return Study.from_bytes(study.to_bytes())
+
+
+def _build_policy(request: Request) -> BuildPolicy:
+    """Return the policy in its newest version; reading the manifest back checks every figure."""
+    _, height, width = request.image
+    classifiers.require(request.classifier, height=height, width=width)
+    tenth = max(build_policy.MIN_HELD_OUT, request.shard_size // HELD_OUT_SHARE)
+    try:
+        return BuildPolicy(
+            version=build_policy.VERSION,
+            shard_size=request.shard_size,
+            sampler_steps=request.sampler_steps,
+            classifier=request.classifier,
+            classifier_steps=request.classifier_steps,
+            augmentation=Variation(request.augmentation),
+            calibration=Calibration(request.calibration),
+            held_out=tenth if request.held_out is None else request.held_out,
+        )
+    except ValueError as error:
+        raise FormatError(f"{error}", hint="see `coordinator study create --help`") from error
 
 
 def _reviewers(coordinator: Coordinator, request: Request) -> tuple[Reviewer, ...]:

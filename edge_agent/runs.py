@@ -123,6 +123,7 @@ def train(
     from federation.learning.generator.architecture import architecture_for
 
     study = home.study(request.study)
+    study.build.require_outputs(request.labels)
     _check_privacy_choice(study, request)
     held_out.require_share(request.held_out)
     folder = home.run(request.run)

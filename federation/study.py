@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from federation.build_policy import BuildPolicy
 from kit import canonical, clock
 from kit.errors import FormatError
 
@@ -19,7 +20,6 @@ RECIPIENT_KEY_TYPE = "application/vnd.hospital-edge-kit.recipient-key+json"
 
 MAX_CLASSES = 1000
 MAX_SIDE_PX = 512
-MAX_SHARD = 100_000
 MAX_ROUND = 1_000_000
 MAX_QUORUM = 16
 MAX_REVIEWERS = 64
@@ -75,17 +75,6 @@ class PrivacyPolicy:
     unit: Unit
     epsilon: float
     delta: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildPolicy:
-    """What a build does, fixed before the first blueprint: every figure is part of the bits."""
-
-    version: int
-    shard_size: int
-    sampler_steps: int
-    classifier: str
-    classifier_steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +152,7 @@ class Study:
         """Return the canonical bytes that are signed; reals become decimal strings."""
         table = asdict(self) | {"reviewers": [r.to_table() for r in self.reviewers]}
         table["version"] = _version(self.safeguards, self.reviewers)
+        table["build"] = self.build.to_table()
         if self.safeguards == Safeguards():
             del table["safeguards"]
         table["privacy"]["epsilon"] = canonical.real(self.privacy.epsilon)
@@ -198,7 +188,7 @@ class Study:
             minimum_per_class=canonical.integer(
                 table["minimum_per_class"], low=1, high=10_000, what="minimum_per_class"
             ),
-            build=_build(table["build"]),
+            build=BuildPolicy.of(table["build"]),
             quorum=quorum,
             reviewers=reviewers,
             created=clock.rfc3339(clock.parse_rfc3339(table["created"], what="created")),
@@ -259,16 +249,6 @@ def _privacy(value: Any) -> PrivacyPolicy:
     if not 0 < epsilon <= 100 or not 0 < delta <= 1e-5:
         raise FormatError("privacy policy wants 0 < epsilon <= 100 and 0 < delta <= 1e-5")
     return PrivacyPolicy(personal_data=personal, unit=unit, epsilon=epsilon, delta=delta)
-
-
-def _build(value: Any) -> BuildPolicy:
-    table = canonical.fields(value, set(BuildPolicy.__slots__), what="build policy")
-    canonical.integer(table["version"], low=1, high=1000, what="build policy version")
-    canonical.integer(table["shard_size"], low=8, high=MAX_SHARD, what="shard_size")
-    canonical.integer(table["sampler_steps"], low=2, high=1000, what="sampler_steps")
-    canonical.integer(table["classifier_steps"], low=1, high=1_000_000, what="classifier_steps")
-    canonical.name(table["classifier"], what="classifier")
-    return BuildPolicy(**table)
 
 
 def _safeguards(value: Any) -> Safeguards:

@@ -40,6 +40,19 @@ def create(
     shard_size: Annotated[int, typer.Option(help="Synthetic images per site and class.")] = 300,
     sampler_steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 10,
     classifier_steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
+    classifier: Annotated[
+        str, typer.Option(help="resnet-small, resnet-small-groupnorm, or resnet-large.")
+    ] = "resnet-small",
+    augmentation: Annotated[
+        str,
+        typer.Option(help="none, standard, or symmetric: mirror images too, for cells and tissue."),
+    ] = "standard",
+    calibration: Annotated[
+        str, typer.Option(help="temperature: fitted on held-out synthetic images; or none.")
+    ] = "temperature",
+    held_out: Annotated[
+        int | None, typer.Option(help="Last images of a shard not trained on; a tenth if not said.")
+    ] = None,
     minimum_per_class: Annotated[int, typer.Option(help="Fewer units: not trained on.")] = 10,
     quorum: Annotated[int, typer.Option(help="Reviewers who must approve.")] = 1,
     reviewer: Annotated[
@@ -85,6 +98,10 @@ def create(
             shard_size=shard_size,
             sampler_steps=sampler_steps,
             classifier_steps=classifier_steps,
+            classifier=classifier,
+            augmentation=augmentation,
+            calibration=calibration,
+            held_out=held_out,
             minimum_per_class=minimum_per_class,
             quorum=quorum,
             reviewers=tuple(reviewer or ()),

@@ -326,6 +326,7 @@ def _check_task(statement: Statement, expected: Expectations) -> None:
     if statement.outputs != in_order:
         raise RefusalError(12, "outputs are not classes of the study, in its order")
     with _step(12):
+        expected.study.build.require_outputs(statement.outputs)
         expected.architecture(expected.study, statement.architecture)
     base = statement.context.base
     if base is not None and expected.bases[base] != statement.architecture:

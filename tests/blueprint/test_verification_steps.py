@@ -15,6 +15,7 @@ from federation.blueprint import envelope, limits, weights
 from federation.blueprint.errors import RefusalError
 from federation.blueprint.privacy import DeclaredEvent
 from federation.blueprint.statement import PAYLOAD_TYPE, Gate
+from federation.build_policy import Mode
 from federation.study import PersonalData, Unit
 from kit import canonical
 from kit.errors import FormatError
@@ -68,6 +69,23 @@ def test_step_11_refuses_a_payload_over_its_limit(world, honest, resign):
 
     world.verify(world.a, of_length(limits.MAX_PAYLOAD_BYTES))
     refused(11, world.verify, world.a, of_length(limits.MAX_PAYLOAD_BYTES + 1))
+
+
+def test_step_12_refuses_a_single_class_where_every_blueprint_becomes_an_expert(world):
+    one, two = world.study.classes[:1], world.study.classes[:2]
+    policy = replace(world.study.build, version=2, held_out=2)
+    for mode, outputs, holds in (
+        (Mode.MONOLITHIC, one, True),
+        (Mode.EXPERTS, two, True),
+        (Mode.EXPERTS, one, False),
+    ):
+        study = replace(world.study, build=replace(policy, mode=mode))
+        context = world.context(world.a, study_digest=study.digest)
+        sealed = world.seal(world.a, context=context, claimed=claims(outputs=outputs))
+        if holds:
+            world.verify(world.a, sealed, study=study)
+        else:
+            refused(12, world.verify, world.a, sealed, study=study)
 
 
 def test_step_13_takes_a_stronger_unit_and_no_weaker_one(world):

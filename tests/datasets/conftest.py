@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from federation.build_policy import BuildPolicy
 from federation.study import (
     ArchitectureRef,
-    BuildPolicy,
     ImageRule,
     PersonalData,
     PrivacyPolicy,

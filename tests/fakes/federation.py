@@ -28,10 +28,10 @@ from federation.blueprint.statement import (
     Gate,
     Statement,
 )
+from federation.build_policy import BuildPolicy
 from federation.release import statement as documents
 from federation.study import (
     ArchitectureRef,
-    BuildPolicy,
     ImageRule,
     PersonalData,
     PrivacyPolicy,

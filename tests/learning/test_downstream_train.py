@@ -10,10 +10,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from federation.learning.downstream.augmentation import Augmentation, augment
 from federation.learning.downstream.numerics import numerics_fingerprint, pinned_threads
+from federation.learning.downstream.pixels import Images, Joined, from_bytes, to_bytes
 from federation.learning.downstream.train import (
-    Augmentation,
-    augment,
     learning_rates,
     predict_logits,
     train_classifier,
@@ -105,6 +105,52 @@ def test_augmentation_moves_and_noises_but_never_mirrors() -> None:
     assert not torch.equal(changed[0], changed[1])
     brightest = changed.mean(dim=(1, 2)).argmax(dim=1)
     assert (brightest <= 3).all()
+
+
+def test_symmetric_augmentation_draws_every_orientation_alike_and_changes_nothing_else() -> None:
+    still = Augmentation(
+        shift=0, rotation_rad=0, scale=0, contrast=0, brightness=0, noise=0, symmetric=True
+    )
+    square = torch.arange(9.0).reshape(1, 1, 3, 3).repeat(1600, 1, 1, 1) / 9
+    found = augment(square, torch.Generator().manual_seed(0), limits=still)
+    _, counts = (found * 1000).round().unique(dim=0, return_counts=True)
+    assert len(counts) == 8
+    assert counts.min() > 130  # 200 each; 5 sigma below
+    wide = torch.arange(6.0).reshape(1, 1, 2, 3).repeat(400, 1, 1, 1) / 6
+    turned = augment(wide, torch.Generator().manual_seed(0), limits=still)
+    assert len((turned * 1000).round().unique(dim=0)) == 4
+
+
+def test_training_without_augmentation_is_another_and_an_unknown_word_is_refused() -> None:
+    images, labels = _digits()
+
+    def train(word: str) -> float:
+        settings = {"classifier": "resnet-small", "num_classes": 10, "steps": 3, "seed": 0}
+        return train_classifier(
+            images[:64], labels[:64], **settings, threads=1, augmentation=word
+        ).last_loss
+
+    assert len({train(word) for word in ("none", "standard", "symmetric")}) == 3
+    with pytest.raises(KitError, match="flips") as refusal:
+        train("flips")
+    assert "symmetric" in refusal.value.hint
+
+
+def test_images_kept_elsewhere_in_bytes_and_in_parts_train_the_same_bits() -> None:
+    images, labels = _digits()
+    stored = to_bytes(images[:60])
+    parts = Joined([stored[:20], stored[20:40], stored[40:]])
+    assert parts.shape == stored.shape
+    chosen = np.array([59, 0, 21, 21, 40])
+    assert np.array_equal(parts[chosen], stored[chosen])
+
+    def weights(kept: Images) -> list[bytes]:
+        settings = {"classifier": "resnet-small", "num_classes": 10, "steps": 3, "seed": 0}
+        network = train_classifier(kept, labels[:60], **settings, threads=1).network
+        return [p.detach().numpy().tobytes() for p in network.parameters()]
+
+    assert weights(parts) == weights(stored) == weights(from_bytes(stored))
+    assert weights(parts) != weights(to_bytes(-images[:60]))
 
 
 def test_no_augmentation_within_zero_limits() -> None:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from federation.learning.downstream.calibration import HeldOut
+from federation.learning.downstream.pixels import from_bytes, to_bytes
 from federation.learning.downstream.support import support_estimate
 from federation.learning.generator.architecture import Architecture, build_network
 from federation.learning.methods.federated_factory import (
     SHARD_BATCH,
     ReleaseModel,
     check_samples,
-    from_bytes,
     release_model,
     shard,
-    to_bytes,
 )
 from kit.errors import KitError
 
@@ -41,7 +41,7 @@ def _digits(*classes: int, count: int = 60) -> list[tuple[int, np.ndarray]]:
     return [(c, images[digits.target == c][:count]) for c in classes]
 
 
-def _release(shards: list[tuple[int, np.ndarray]], *, steps: int = 3, seed: int = 0):
+def _release(shards: list[tuple[int, np.ndarray]], *, steps: int = 3, seed: int = 0, **more):
     return release_model(
         shards,
         classes=[f"digit {i}" for i in range(10)],
@@ -49,6 +49,7 @@ def _release(shards: list[tuple[int, np.ndarray]], *, steps: int = 3, seed: int 
         steps=steps,
         seed=seed,
         threads=1,
+        **more,
     )
 
 
@@ -117,6 +118,25 @@ def test_two_sites_of_one_class_share_a_label() -> None:
     model = _release([a, b, (3, a[1][:, :, ::-1].copy())])
     assert model.labels == ("digit 3", "digit 8")
     assert model.shards == (2, 1)
+
+
+def test_held_out_images_are_not_trained_on_and_calibrate_the_logits() -> None:
+    shards = _digits(0, 1, 4, count=40)
+    plain = _release(shards, steps=40)
+    assert plain.calibrated is None
+    kept = HeldOut(images=10, calibration="none")
+    fitted = HeldOut(images=10, calibration="temperature")
+    first, second = (_release(shards, steps=40, held_out=rule) for rule in (kept, fitted))
+    assert first.trained.images == plain.trained.images - 30
+    assert _digest(first) != _digest(plain)
+    assert first.calibrated.images == 15
+    x = torch.from_numpy(from_bytes(shards[0][1]))
+    factor = second.calibrated.temperature
+    assert factor != 1.0
+    assert torch.allclose(second.network(x) * factor, first.network(x), atol=1e-4)
+    changed = [(c, np.concatenate([s[:30], 255 - s[30:]])) for c, s in shards]
+    assert _digest(_release(changed, steps=40, held_out=kept)) == _digest(first)
+    assert _digest(_release(changed, steps=40, held_out=fitted)) != _digest(second)
 
 
 def test_a_release_from_nothing_or_from_unequal_shards_is_refused() -> None:

@@ -6,10 +6,10 @@ import pytest
 from edge_agent.datasets.examples import Cohort
 from edge_agent.training.plan import plan_for
 from edge_agent.training.run import TrainOptions
+from federation.build_policy import BuildPolicy
 from federation.learning.generator.architecture import architecture_for
 from federation.study import (
     ArchitectureRef,
-    BuildPolicy,
     ImageRule,
     PersonalData,
     PrivacyPolicy,

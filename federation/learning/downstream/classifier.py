@@ -6,6 +6,7 @@ can write. Weights are drawn by `initialise` from a generator, never from torch'
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,13 +16,28 @@ from kit.errors import KitError
 
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 64
-_WIDTH = 24  # channels of the first stage; 32 was no better on the handwritten digits
-_MAX_WIDTH = 96
-_STEM_HALVES_FROM_PX = 24  # larger images are halved at once, or two cores would take minutes
 _LAST_SIDE_PX = 4  # the side at which the mean over positions is taken, or just under
 _GROUP = 8  # channels per group of GroupNorm
 
 Norm = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """How large a network is: channels of the first stage and at most, blocks per scale.
+
+    Images with a side of `halved_from_px` or more are halved by the first convolution.
+    """
+
+    width: int
+    most: int
+    blocks: int
+    halved_from_px: int
+
+
+# 32 channels were no better on the handwritten digits; unhalved, two cores would take minutes.
+_SMALL = _Size(width=24, most=96, blocks=1, halved_from_px=24)
+_LARGE = _Size(width=64, most=256, blocks=2, halved_from_px=48)
 
 
 class _Block(nn.Module):
@@ -46,17 +62,20 @@ class _Block(nn.Module):
 
 
 class _ResNet(nn.Module):
-    """Stem, one block per scale down to about 4 px, mean over positions, linear layer."""
+    """Stem, blocks for each scale down to about 4 px, mean over positions, linear layer."""
 
-    def __init__(self, *, channels: int, side_px: int, num_classes: int, norm: Norm) -> None:
+    def __init__(
+        self, *, channels: int, side_px: int, num_classes: int, norm: Norm, size: _Size
+    ) -> None:
         super().__init__()
-        stride = 2 if side_px >= _STEM_HALVES_FROM_PX else 1
-        self.stem = nn.Sequential(_conv3(channels, _WIDTH, stride=stride), norm(_WIDTH), nn.ReLU())
-        side_px, width = -(-side_px // stride), _WIDTH
-        blocks: list[nn.Module] = [_Block(width, width, stride=1, norm=norm)]
+        stride, width = 2 if side_px >= size.halved_from_px else 1, size.width
+        self.stem = nn.Sequential(_conv3(channels, width, stride=stride), norm(width), nn.ReLU())
+        side_px = -(-side_px // stride)
+        blocks = [_Block(width, width, stride=1, norm=norm) for _ in range(size.blocks)]
         while side_px > _LAST_SIDE_PX:
-            wider = min(2 * width, _MAX_WIDTH)
+            wider = min(2 * width, size.most)
             blocks.append(_Block(width, wider, stride=2, norm=norm))
+            blocks += [_Block(wider, wider, stride=1, norm=norm) for _ in range(size.blocks - 1)]
             side_px, width = -(-side_px // 2), wider
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -77,14 +96,33 @@ def _group_norm(channels: int) -> nn.Module:
 
 
 _REGISTRY: dict[str, Callable[..., nn.Module]] = {
-    "resnet-small": partial(_ResNet, norm=nn.BatchNorm2d),
-    "resnet-small-groupnorm": partial(_ResNet, norm=_group_norm),
+    "resnet-small": partial(_ResNet, norm=nn.BatchNorm2d, size=_SMALL),
+    "resnet-small-groupnorm": partial(_ResNet, norm=_group_norm, size=_SMALL),
+    "resnet-large": partial(_ResNet, norm=nn.BatchNorm2d, size=_LARGE),
 }
 
 
 def classifiers() -> tuple[str, ...]:
     """Return the names a study may use."""
     return tuple(_REGISTRY)
+
+
+def require(name: str, *, height: int, width: int) -> None:
+    """Refuse a name that is not in the registry, or a size in pixels that it does not offer.
+
+    Raises:
+        KitError: the name is unknown, or a side is out of range.
+    """
+    if name not in _REGISTRY:
+        raise KitError(
+            f"there is no classifier `{name}`", hint=f"use one of {', '.join(_REGISTRY)}"
+        )
+    for side_px in (height, width):
+        if not MIN_SIDE_PX <= side_px <= MAX_SIDE_PX:
+            raise KitError(
+                f"classifier `{name}` takes images of {MIN_SIDE_PX} to {MAX_SIDE_PX} px,"
+                f" not {height}x{width}"
+            )
 
 
 def build_classifier(
@@ -102,18 +140,9 @@ def build_classifier(
     Raises:
         KitError: the name is unknown or the shape is outside what the registry offers.
     """
-    if name not in _REGISTRY:
-        raise KitError(
-            f"there is no classifier `{name}`", hint=f"use one of {', '.join(_REGISTRY)}"
-        )
+    require(name, height=height, width=width)
     if channels not in (1, 3) or num_classes < 1:
         raise KitError("a classifier wants 1 or 3 channels and at least one class")
-    for side_px in (height, width):
-        if not MIN_SIDE_PX <= side_px <= MAX_SIDE_PX:
-            raise KitError(
-                f"classifier `{name}` takes images of {MIN_SIDE_PX} to {MAX_SIDE_PX} px,"
-                f" not {height}x{width}"
-            )
     side_px = min(height, width)
     return _REGISTRY[name](channels=channels, side_px=side_px, num_classes=num_classes)
 
@@ -138,3 +167,13 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
                 module.reset_running_stats()
         elif next(module.parameters(recurse=False), None) is not None:
             raise RuntimeError(f"no initialisation for {type(module).__name__}")
+
+
+@torch.no_grad()
+def scale_logits(network: nn.Module, factor: float) -> None:
+    """Multiply every logit of a registered network by `factor`, in its last layer."""
+    head = network.get_submodule("head")
+    if not isinstance(head, nn.Linear):
+        raise TypeError("a classifier ends with a linear layer")
+    head.weight.mul_(factor)
+    head.bias.mul_(factor)

@@ -5,12 +5,12 @@ Invariants:
 - Initialisation, batches and augmentation each have a generator of their own, derived from the
   seed by `kit.seeds`; torch's global generator is never read.
 - Classes are balanced by sampling weights alone: no image is copied, dropped or reweighted.
-- No flips: left and right are not the same in a body, and a mirrored image may be a finding.
+- Images are read batch by batch, so that where they are kept decides what memory they need.
 """
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from federation.build_policy import Variation
+from federation.learning.downstream.augmentation import (
+    STANDARD,
+    Augmentation,
+    augment,
+    limits_of,
+)
 from federation.learning.downstream.classifier import build_classifier, initialise
 from federation.learning.downstream.numerics import deterministic_algorithms, pinned_threads
+from federation.learning.downstream.pixels import Images, Index, batch
 from kit import seeds
 from kit.errors import KitError
 
@@ -30,32 +38,39 @@ WEIGHT_DECAY = 1e-3
 WARM_UP = 0.1  # share of the steps
 LABEL_SMOOTHING = 0.05
 _LAST_STEPS = 20  # the reported loss is their mean
+_PREDICTED = 256  # images at once
+_MEASURED = 8192  # images that the reported accuracy is counted on, at most
 
-Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augmentation:
-    """Largest changes, drawn uniformly per image and step."""
-
-    shift: float = 0.1  # of the side
-    rotation_rad: float = 0.15
-    scale: float = 0.1
-    contrast: float = 0.15
-    brightness: float = 0.1  # of the half range
-    noise: float = 0.1  # standard deviation, of the half range
+Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedClassifier:
-    """A network in evaluation mode, and how its training went."""
+    """A network in evaluation mode, and how its training went.
+
+    `train_accuracy` is counted on the training images, 8192 of them if there are more.
+    """
 
     network: nn.Module
     images: int
     steps: int
     last_loss: float
     train_accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is trained and for how long: names of the registries, and optimiser steps.
+
+    `mix` changes a batch before its augmentation, as an expert's training does.
+    """
+
+    classifier: str
+    num_classes: int
+    steps: int
+    augmentation: str = Variation.STANDARD
+    mix: Mix | None = None
 
 
 def train_classifier(
@@ -67,40 +82,65 @@ def train_classifier(
     steps: int,
     seed: int,
     threads: int | None = None,
+    augmentation: str = Variation.STANDARD,
 ) -> TrainedClassifier:
     """Train the network `classifier` from scratch for `steps` batches of 64.
 
     Args:
-        images: float32 [N, C, H, W] in [-1, 1].
+        images: [N, C, H, W], uint8 or float32 in [-1, 1].
         labels: int64 [N], 0 to `num_classes` - 1.
         classifier: a name in `classifier.classifiers()`.
         num_classes: logits; a class without images is never drawn.
         steps: optimiser steps, at least 1.
         seed: of every random choice, 0 to 2**63 - 1.
         threads: pins the thread count; None keeps what the caller has pinned.
+        augmentation: a build policy's word.
 
     Raises:
-        KitError: arrays do not fit each other, or the loss is no longer finite.
+        KitError: arrays do not fit each other, a word is unknown, or the loss is not finite.
     """
-    check_examples(images, labels, num_classes=num_classes)
+    recipe = Recipe(
+        classifier=classifier, num_classes=num_classes, steps=steps, augmentation=augmentation
+    )
+    return train(images, labels, recipe, seed=seed, threads=threads)
+
+
+def train(
+    images: Images, labels: Labels, recipe: Recipe, *, seed: int, threads: int | None = None
+) -> TrainedClassifier:
+    """Train as `train_classifier` does, by a recipe."""
+    check_examples(images, labels, num_classes=recipe.num_classes)
+    limits = limits_of(recipe.augmentation)
     _, channels, height, width = images.shape
     network = build_classifier(
-        classifier, channels=channels, height=height, width=width, num_classes=num_classes
+        recipe.classifier,
+        channels=channels,
+        height=height,
+        width=width,
+        num_classes=recipe.num_classes,
     )
     with deterministic_algorithms() if threads is None else pinned_threads(threads):
         initialise(network, generator(seed, "initial weights"))
-        optimiser = torch.optim.AdamW(
-            network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+        last_loss = fit(
+            network,
+            images,
+            labels,
+            optimiser=torch.optim.AdamW(
+                network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+            ),
+            rates=learning_rates(recipe.steps, peak=LEARNING_RATE),
+            seed=seed,
+            limits=limits,
+            mix=recipe.mix,
         )
-        rates = learning_rates(steps, peak=LEARNING_RATE)
-        last_loss = fit(network, images, labels, optimiser=optimiser, rates=rates, seed=seed)
-        predicted = predict_logits(network, torch.from_numpy(images)).argmax(dim=1)
+        some = np.arange(0, len(labels), -(-len(labels) // _MEASURED))
+        predicted = logits_of(network, images, some).argmax(dim=1).numpy()
     return TrainedClassifier(
         network=network,
-        images=len(images),
-        steps=steps,
+        images=len(labels),
+        steps=recipe.steps,
         last_loss=last_loss,
-        train_accuracy=float((predicted.numpy() == labels).mean()),
+        train_accuracy=float((predicted == labels[some]).mean()),
     )
 
 
@@ -110,13 +150,16 @@ def check_examples(images: Images, labels: Labels, *, num_classes: int) -> None:
     Raises:
         KitError: wrong shapes or types, a label out of range, a value that is not finite.
     """
-    if images.ndim != 4 or images.dtype != np.float32 or not len(images):
-        raise KitError("images must be float32 [N, C, H, W] with at least one image")
-    if labels.shape != (len(images),) or labels.dtype != np.int64:
+    if len(images.shape) != 4 or not images.shape[0]:
+        raise KitError("images must be [N, C, H, W] with at least one image")
+    if labels.shape != images.shape[:1] or labels.dtype != np.int64:
         raise KitError("labels must be int64, one per image")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise KitError(f"labels must be 0 to {num_classes - 1}")
-    if not np.isfinite(images).all():
+    kind = images[np.zeros(1, dtype=np.int64)].dtype
+    if kind not in (np.uint8, np.float32):
+        raise KitError(f"images must be uint8 or float32, not {kind}")
+    if isinstance(images, np.ndarray) and not np.isfinite(images).all():
         raise KitError("an image has a value that is not finite")
 
 
@@ -133,6 +176,8 @@ def fit(
     optimiser: torch.optim.Optimizer,
     rates: Sequence[float],
     seed: int,
+    limits: Augmentation | None = STANDARD,
+    mix: Mix | None = None,
 ) -> float:
     """Train `network` in place from its present weights; return the mean loss of the last steps.
 
@@ -140,16 +185,18 @@ def fit(
 
     Args:
         network: images [B, C, H, W] to logits.
-        images: float32 [N, C, H, W] in [-1, 1].
+        images: [N, C, H, W], uint8 or float32 in [-1, 1].
         labels: int64 [N].
         optimiser: of the network's parameters.
         rates: the learning rate of each step.
         seed: of batches and augmentation.
+        limits: of the augmentation; None leaves images as they are.
+        mix: changes a batch before that, as an expert's training does.
 
     Raises:
         KitError: the loss is no longer finite.
     """
-    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    y = torch.from_numpy(labels)
     weights = 1.0 / torch.bincount(y)[y].double()
     batches, changes = generator(seed, "batches"), generator(seed, "augmentation")
     network.train()
@@ -158,8 +205,11 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = rate
         chosen = torch.multinomial(weights, BATCH, replacement=True, generator=batches)
-        logits = network(augment(x[chosen], changes))
-        loss = F.cross_entropy(logits, y[chosen], label_smoothing=LABEL_SMOOTHING)
+        x, truth = batch(images, chosen.numpy()), y[chosen]
+        if mix is not None:
+            x, truth = mix(x, truth, changes)
+        logits = network(x if limits is None else augment(x, changes, limits=limits))
+        loss = F.cross_entropy(logits, truth, label_smoothing=LABEL_SMOOTHING)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -180,35 +230,17 @@ def learning_rates(steps: int, *, peak: float) -> list[float]:
     ]
 
 
-def augment(
-    images: Tensor, generator: torch.Generator, *, limits: Augmentation | None = None
-) -> Tensor:
-    """Return shifted, turned, scaled, re-contrasted and noisy copies of [B, C, H, W] images.
-
-    Pixels beyond the edge repeat it. No flips: see the module's invariants.
-    """
-    limits = limits or Augmentation()
-
-    def draw(limit: float, columns: int = 1) -> Tensor:
-        return limit * (2 * torch.rand(len(images), columns, generator=generator) - 1)
-
-    angle, zoom = draw(limits.rotation_rad)[:, 0], 1 + draw(limits.scale)[:, 0]
-    shift = 2 * draw(limits.shift, 2)  # the grid's side is 2 long
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    affine = torch.stack(
-        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
-    )
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    gain = (1 + draw(limits.contrast))[:, :, None, None]
-    offset = draw(limits.brightness)[:, :, None, None]
-    level = limits.noise * torch.rand(len(images), 1, 1, 1, generator=generator)
-    noise = level * torch.randn(images.shape, generator=generator)
-    return moved * gain + offset + noise
+@torch.no_grad()
+def predict_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Return logits [N, num_classes] of images [N, C, H, W] in [-1, 1], batch by batch."""
+    network.eval()
+    return torch.cat([network(part) for part in torch.split(images, _PREDICTED)])
 
 
 @torch.no_grad()
-def predict_logits(network: nn.Module, images: Tensor, *, batch: int = 256) -> Tensor:
-    """Return logits [N, num_classes] of images [N, C, H, W] in [-1, 1], batch by batch."""
+def logits_of(network: nn.Module, images: Images, index: Index | None = None) -> Tensor:
+    """Return logits of the images at `index`, or of all; they are read batch by batch."""
     network.eval()
-    return torch.cat([network(part) for part in torch.split(images, batch)])
+    chosen = np.arange(images.shape[0]) if index is None else index
+    parts = [chosen[at : at + _PREDICTED] for at in range(0, len(chosen), _PREDICTED)]
+    return torch.cat([network(batch(images, part)) for part in parts])

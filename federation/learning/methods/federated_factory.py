@@ -15,7 +15,7 @@ What differs, on purpose:
 - The classifier sees augmented images (shift, rotation, scale, intensity, noise); the published
   code trains its server classifier on raw samples.
 - The published second topology (a classifier per site, fused as a product of experts) needs every
-  site to hold all other generators, and is not offered.
+  site to hold all other generators; `product_of_experts` is what of it a coordinator can do.
 
 Invariants: everything is a function of its arguments. No key, file, clock or network is touched; a
 shard depends on one blueprint alone, so removing another blueprint changes none of its bits.
@@ -30,9 +30,20 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from federation.learning.downstream.numerics import deterministic_algorithms
+from federation.build_policy import Variation
+from federation.learning.downstream.calibration import (
+    NOTHING_HELD_OUT,
+    Calibrated,
+    HeldOut,
+    calibrate,
+)
+from federation.learning.downstream.classifier import scale_logits
+from federation.learning.downstream.numerics import deterministic_algorithms, pinned_threads
+from federation.learning.downstream.pixels import Bytes as Shard
+from federation.learning.downstream.pixels import Images, from_bytes, to_bytes
+from federation.learning.downstream.pool import Pool
 from federation.learning.downstream.support import Samples, SupportEstimate, support_estimate
-from federation.learning.downstream.train import TrainedClassifier, train_classifier
+from federation.learning.downstream.train import TrainedClassifier, logits_of, train_classifier
 from federation.learning.generator.architecture import Architecture
 from federation.learning.generator.sampler import sample
 from kit.errors import KitError
@@ -42,16 +53,18 @@ REVIEWED_SAMPLES = 64  # of a class, in intake and in the site's own gate
 _MINIMUM_IMAGES = 2  # a class that is said to be made of fewer is judged as if of so many
 CONSTANT_STD = 0.01  # of the intensity range: an image flatter than this shows nothing
 
-Shard = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseModel:
-    """What a build trained: `labels[i]` names column i of the logits; shards counts per label."""
+    """What a build trained: `labels[i]` names column i of the logits; shards counts per label.
+
+    `calibrated` says how well it knows the shards' held-out images, if any were held out.
+    """
 
     trained: TrainedClassifier
     labels: tuple[str, ...]
     shards: tuple[int, ...]
+    calibrated: Calibrated | None
 
     @property
     def network(self) -> nn.Module:
@@ -100,24 +113,16 @@ def shard(
     return to_bytes(images.numpy())
 
 
-def to_bytes(images: npt.NDArray[np.float32]) -> Shard:
-    """Return [-1, 1] as 0 to 255, rounded to the nearest; values outside are clipped."""
-    return np.rint((images.clip(-1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
-
-
-def from_bytes(images: Shard) -> npt.NDArray[np.float32]:
-    """Return 0 to 255 as [-1, 1]; `to_bytes` of the result is `images` again."""
-    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
 def release_model(
-    shards: Sequence[tuple[int, Shard]],
+    shards: Sequence[tuple[int, Images]],
     *,
     classes: Sequence[str],
     classifier: str,
     steps: int,
     seed: int,
     threads: int | None = None,
+    augmentation: str = Variation.STANDARD,
+    held_out: HeldOut = NOTHING_HELD_OUT,
 ) -> ReleaseModel:
     """Train the study's classifier on the shards of all approved blueprints.
 
@@ -133,36 +138,34 @@ def release_model(
         steps: training steps.
         seed: of initial weights, batches and augmentation.
         threads: as in `train_classifier`.
+        augmentation: a build policy's word.
+        held_out: what of every shard nothing is trained on, and what it serves for.
 
     Raises:
         KitError: there is no shard, a class is out of range, or shards differ in shape.
     """
-    present = sorted({index for index, _ in shards})
-    if not present:
-        raise KitError(
-            "there is nothing to build from", hint="approve at least one blueprint first"
-        )
-    if present[0] < 0 or present[-1] >= len(classes):
-        raise KitError(f"a shard's class is not one of the study's {len(classes)}")
-    if len({images.shape for _, images in shards}) != 1:
-        raise KitError("shards differ in shape")
-    column = {index: i for i, index in enumerate(present)}
-    labels = np.concatenate(
-        [np.full(len(images), column[index], dtype=np.int64) for index, images in shards]
-    )
+    pool = Pool.of(shards, classes=len(classes), held_out=held_out.images)
     trained = train_classifier(
-        from_bytes(np.concatenate([images for _, images in shards])),
-        labels,
+        pool.training,
+        pool.labels(pool.training),
         classifier=classifier,
-        num_classes=len(present),
+        num_classes=len(pool.present),
         steps=steps,
         seed=seed,
         threads=threads,
+        augmentation=augmentation,
     )
+    calibrated = None
+    if pool.held_out is not None:
+        with deterministic_algorithms() if threads is None else pinned_threads(threads):
+            logits = logits_of(trained.network, pool.held_out).numpy()
+        calibrated = calibrate(logits, pool.labels(pool.held_out), rule=held_out.calibration)
+        scale_logits(trained.network, 1 / calibrated.temperature)
     return ReleaseModel(
         trained=trained,
-        labels=tuple(classes[index] for index in present),
-        shards=tuple(sum(1 for index, _ in shards if index == p) for p in present),
+        labels=tuple(classes[index] for index in pool.present),
+        shards=tuple(pool.columns.count(column) for column in range(len(pool.present))),
+        calibrated=calibrated,
     )
 
 

@@ -56,10 +56,14 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Everything on record of a build; `document` is its plan."""
+    """Everything on record of a build; `document` is its plan, `quality` what its model is worth.
+
+    `quality` counts held-out synthetic images; builds of before had none.
+    """
 
     summary: Summary
     document: dict[str, Any]
+    quality: dict[str, Any] | None
     jobs: tuple[JobRecord, ...]
     events: tuple[EventRecord, ...]
 
@@ -84,6 +88,7 @@ def show(coordinator: Coordinator, number: int) -> Record:
         return Record(
             summary=_summary(tx, row),
             document=json.loads(row.document),
+            quality=json.loads(row.result).get("quality") if row.result else None,
             jobs=tuple(map(_job, jobs)),
             events=tuple(_events(tx, number, after=-1)),
         )

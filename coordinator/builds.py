@@ -9,36 +9,30 @@ Invariants:
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
-from coordinator import companions, jobs, plans, releases, shards, state
+from coordinator import companions, experts, jobs, model_making, plans, releases, shards, state
 from coordinator.context import Coordinator
 from coordinator.engines import Engine
 from coordinator.engines.in_process import InProcess
-from coordinator.engines.parts import Parts
-from coordinator.errors import StateError
+from coordinator.engines.parts import Part, Parts
 from coordinator.jobs import Job, JobKind, Owner
 from coordinator.plans import Plan
-from kit import canonical, seeds
-
-if TYPE_CHECKING:
-    from federation.learning.methods.federated_factory import ReleaseModel
-
-_PARITY_IMAGES = 64
 
 Report = Callable[[str, int, int], None]
-Images = list[tuple[int, shards.Images]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build made; `shards_generated` are those of this command."""
+    """What a build made; `shards_generated` and `experts_trained` are those of this command.
+
+    `quality` is what held-out synthetic images say, in the words of the release card.
+    """
 
     build: int
     release: str
@@ -47,8 +41,10 @@ class BuildResult:
     blueprints: int
     shards: int
     shards_generated: int
+    experts_trained: int
     model_bytes: int
     parity_difference: float
+    quality: dict[str, Any]
 
 
 def build(
@@ -65,41 +61,51 @@ def build(
     chosen = engine or InProcess()
     with Owner(coordinator).living() as owner:
         number = jobs.join(coordinator, work, engine=chosen.name)
-        parts = Parts(
-            build=number,
-            setting=work.setting,
-            shards=shards.of(work),
-            owner=owner,
-            report=partial(report, "shards"),
-        )
-        chosen.make_shards(coordinator, parts)
+        for parts in _parts(work, number, owner, report):
+            chosen.make(coordinator, parts)
         for job in jobs.each(coordinator, number, JobKind.RELEASE, owner, lambda *_: None):
             with jobs.held(coordinator, job, owner):
                 _release(coordinator, job, owner, work, report)
         return _result(coordinator, number, owner)
 
 
+def _parts(work: Plan, number: int, owner: Owner, report: Report) -> Iterator[Parts]:
+    """Yield what is to be made before the release, in the order of the jobs."""
+    first = 0
+    of_kind: dict[JobKind, tuple[Part, ...]]
+    of_kind = {JobKind.SHARD: shards.of(work), JobKind.EXPERT: experts.of(work)}
+    for kind, parts in of_kind.items():
+        if parts:
+            yield Parts(
+                build=number,
+                kind=kind,
+                setting=work.setting,
+                first=first,
+                parts=parts,
+                owner=owner,
+                report=partial(report, f"{kind}s"),
+            )
+        first += len(parts)
+
+
 def _release(coordinator: Coordinator, job: Job, owner: Owner, work: Plan, report: Report) -> None:
-    """Do the last job of a build: train on its shards, and publish."""
+    """Do the last job of a build: make the model of what is kept, and publish."""
     from federation.learning.downstream.numerics import pinned_threads
 
     with pinned_threads(work.setting.threads):
-        images = _load(coordinator, work)
-        model = _train(coordinator, work, images, report)
-        report("export", 0, 1)
-        data, difference = _export(work, model, images)
-        golden = companions.golden_images(data, work.study.image)
-    card = _card(work, model, difference)
-    release = releases.publish(coordinator, work, data, golden=golden, card=card)
+        model = model_making.make(coordinator, work, report)
+        golden = companions.golden_images(model.data, work.study.image)
+    release = releases.publish(coordinator, work, model.data, golden=golden, card=model.card)
     made = {
         "build": job.build,
         "release": release.digest,
         "plan": work.digest,
         "labels": work.labels,
         "blueprints": len(work.inputs),
-        "shards": len(images),
-        "model_bytes": len(data),
-        "parity_difference": difference,
+        "shards": len(shards.of(work)),
+        "model_bytes": len(model.data),
+        "parity_difference": model.parity_difference,
+        "quality": model.quality,
     }
     jobs.end(coordinator, job, owner, made)
     report("export", 1, 1)
@@ -107,82 +113,20 @@ def _release(coordinator: Coordinator, job: Job, owner: Owner, work: Plan, repor
 
 def _result(coordinator: Coordinator, number: int, owner: Owner) -> BuildResult:
     """Return what the build made, whoever did its last job."""
-    builds, events = state.builds, state.build_events
-    done = sa.select(events.c.details).where(events.c.build == number, events.c.kind == "done")
+    builds, jobs_, events = state.builds, state.jobs, state.build_events
+    same = (events.c.build == jobs_.c.build) & (events.c.job == jobs_.c.number)
+    done = (
+        sa.select(jobs_.c.kind, events.c.details)
+        .select_from(events.join(jobs_, same))
+        .where(events.c.build == number, events.c.kind == "done")
+    )
     with coordinator.state.read() as tx:
         made = sa.select(builds.c.result).where(builds.c.number == number)
         table = json.loads(tx.connection.scalar(made) or "{}")
-        told = [json.loads(row.details) for row in tx.all(done)]
-    mine = sum(each.get("generated", False) for each in told if each["owner"] == owner.id)
-    return BuildResult(**table | {"labels": tuple(table["labels"]), "shards_generated": mine})
-
-
-def _load(coordinator: Coordinator, work: Plan) -> Images:
-    found = []
-    for shard in shards.of(work):
-        images = shards.load(coordinator, work.study, shard)
-        if images is None:
-            raise StateError(
-                f"a shard of blueprint `{shard.blueprint[:16]}` is gone from its store",
-                hint="run the build again",
-            )
-        found.append((work.study.classes.index(shard.label), images))
-    return found
-
-
-def _train(coordinator: Coordinator, work: Plan, images: Images, report: Report) -> "ReleaseModel":
-    from federation.learning.downstream.calibration import HeldOut
-    from federation.learning.methods import federated_factory
-
-    policy = work.study.build
-    report("classifier", 0, 1)
-    secret = coordinator.study_secret(work.study.digest)
-    model = federated_factory.release_model(
-        images,
-        classes=work.study.classes,
-        classifier=policy.classifier,
-        steps=policy.classifier_steps,
-        seed=seeds.seed(secret, "classifier", str(policy.version)),
-        threads=work.setting.threads,
-        augmentation=policy.augmentation,
-        held_out=HeldOut(images=policy.held_out, calibration=policy.calibration),
+        told = [(row.kind, json.loads(row.details)) for row in tx.all(done)]
+    mine = [kind for kind, each in told if each.get("generated") and each["owner"] == owner.id]
+    return BuildResult(
+        **table | {"labels": tuple(table["labels"])},
+        shards_generated=mine.count(JobKind.SHARD),
+        experts_trained=mine.count(JobKind.EXPERT),
     )
-    report("classifier", 1, 1)
-    return model
-
-
-def _export(work: Plan, model: "ReleaseModel", shards_: Images) -> tuple[bytes, float]:
-    from federation.learning.downstream import export
-
-    image = work.study.image
-    data = export.export_onnx(
-        model.network,
-        channels=image.channels,
-        height=image.height,
-        width=image.width,
-        labels=model.labels,
-        metadata={"study": work.study.digest},
-    )
-    some = np.concatenate([images[:8] for _, images in shards_])[:_PARITY_IMAGES]
-    difference = export.check_parity(
-        model.network,
-        data,
-        some.astype(np.float32) / np.float32(255),
-        height=image.height,
-        width=image.width,
-    )
-    return data, difference
-
-
-def _card(work: Plan, model: "ReleaseModel", difference: float) -> dict[str, Any]:
-    known = model.calibrated
-    return {
-        "method": work.study.method,
-        "policy": work.study.build.to_table(),
-        "held_out": None if known is None else known.to_table(),
-        "labels": list(work.labels),
-        "blueprints": len(work.inputs),
-        "numerics": work.setting.numerics,
-        "code": work.setting.code,
-        "parity_difference": canonical.real(difference),
-    }

@@ -23,7 +23,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import shards, state
+from coordinator import experts, shards, state
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
 from coordinator.plans import Plan
@@ -59,6 +59,7 @@ class JobKind(StrEnum):
     """What a job makes."""
 
     SHARD = "shard"
+    EXPERT = "expert"
     RELEASE = "release"
 
 
@@ -158,6 +159,10 @@ def _rows(build: int, work: Plan) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {"kind": JobKind.SHARD, "blueprint": s.blueprint, "label": s.label, "work": s.work}
         for s in shards.of(work)
+    ]
+    rows += [
+        {"kind": JobKind.EXPERT, "blueprint": e.blueprint, "label": None, "work": e.work}
+        for e in experts.of(work)
     ]
     rows.append({"kind": JobKind.RELEASE, "blueprint": None, "label": None, "work": work.digest})
     return [common | row | {"number": number} for number, row in enumerate(rows)]

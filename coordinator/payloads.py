@@ -1,7 +1,5 @@
 """Payloads and shards at rest: sealed under a key per blueprint that a revocation destroys."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +11,7 @@ from kit import seeds
 from pki import kem
 
 BLUEPRINT, RECIPIENT = "blueprint", "recipient"
+SHARD, EXPERT = "shard", "expert"  # what is made of a blueprint, and shredded with it
 _MAX_SEALED_BYTES = 1 << 30
 
 
@@ -55,9 +54,7 @@ def open_weights(
 
 def save_shard(coordinator: Coordinator, digest: str, name: str, images: NDArray[np.uint8]) -> None:
     """Keep one shard, sealed under a key derived from the blueprint's."""
-    key, context = _shard_key(coordinator, digest, name)
-    sealed = envelope.encrypt(images.tobytes(), key, context)
-    coordinator.stores.shards.put(_shard_name(digest, name), sealed)
+    _save(coordinator, SHARD, digest, name, images.tobytes())
 
 
 def load_shard(
@@ -68,23 +65,49 @@ def load_shard(
     Raises:
         RefusalError: the file was altered.
     """
-    store, entry = coordinator.stores.shards, _shard_name(digest, name)
+    data = _load(coordinator, SHARD, digest, name)
+    return None if data is None else np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def save_expert(coordinator: Coordinator, digest: str, name: str, weights: bytes) -> None:
+    """Keep one expert's weights as a shard is kept: with the blueprint's key they are gone."""
+    _save(coordinator, EXPERT, digest, name, weights)
+
+
+def load_expert(coordinator: Coordinator, digest: str, name: str) -> bytes | None:
+    """Return a kept expert's weights, or None when it has to be trained.
+
+    Raises:
+        RefusalError: the file was altered.
+    """
+    return _load(coordinator, EXPERT, digest, name)
+
+
+def _save(coordinator: Coordinator, kind: str, digest: str, name: str, data: bytes) -> None:
+    key, context = _derived_key(coordinator, kind, digest, name)
+    sealed = envelope.encrypt(data, key, context)
+    coordinator.stores.shards.put(_derived_name(digest, name), sealed)
+
+
+def _load(coordinator: Coordinator, kind: str, digest: str, name: str) -> bytes | None:
+    store, entry = coordinator.stores.shards, _derived_name(digest, name)
     if not store.has(entry):
         return None
-    key, context = _shard_key(coordinator, digest, name)
-    sealed = store.get(entry, limit=_MAX_SEALED_BYTES, what="shard")
-    data: NDArray[Any] = np.frombuffer(envelope.decrypt(sealed, key, context), dtype=np.uint8)
-    return data.reshape(shape)
+    key, context = _derived_key(coordinator, kind, digest, name)
+    sealed = store.get(entry, limit=_MAX_SEALED_BYTES, what=kind)
+    return envelope.decrypt(sealed, key, context)
 
 
-def _shard_name(digest: str, name: str) -> str:
+def _derived_name(digest: str, name: str) -> str:
     return f"{digest}/{name}.sealed"
 
 
-def _shard_key(coordinator: Coordinator, digest: str, name: str) -> tuple[bytes, bytes]:
+def _derived_key(
+    coordinator: Coordinator, kind: str, digest: str, name: str
+) -> tuple[bytes, bytes]:
     key = keystore(coordinator).get(BLUEPRINT, digest)
-    context = b"shard at rest v1 " + bytes.fromhex(digest) + name.encode()
-    return seeds.derive(key, "shard", name), context
+    context = f"{kind} at rest v1 ".encode() + bytes.fromhex(digest) + name.encode()
+    return seeds.derive(key, kind, name), context
 
 
 def destroy(coordinator: Coordinator, digest: str) -> None:

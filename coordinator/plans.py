@@ -129,6 +129,7 @@ def propose(coordinator: Coordinator, study_name: str) -> Plan:
         study = Study.from_bytes(study_row.manifest)
         for row in rows:
             reviews.require_quorum(tx, row.digest, study)
+            study.build.require_outputs(Statement.from_bytes(row.statement).outputs)
     if not rows:
         raise StateError(
             f"study `{canonical.printable(study_name)}` has no approved blueprint",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coordinator import payloads, registry, reviews
 from coordinator.context import Coordinator
-from coordinator.plans import Plan, Setting, code_version
+from coordinator.plans import Input, Plan, Setting, code_version
 from federation.blueprint.statement import Statement
 from federation.study import Study
 from kit import canonical, seeds
@@ -39,15 +39,19 @@ class Shard:
 
 def of(work: Plan) -> tuple[Shard, ...]:
     """Return every shard of a plan: inputs by their weights, classes in study order."""
+    return tuple(shard for entry in work.inputs for shard in of_input(work.setting, entry))
+
+
+def of_input(setting: Setting, entry: Input) -> tuple[Shard, ...]:
+    """Return the shards of one blueprint, classes in study order."""
     return tuple(
         Shard(
             blueprint=entry.blueprint,
             weights_sha256=entry.weights_sha256,
             label=label,
-            name=_name(work, label),
+            name=_name(setting, label),
         )
-        for entry in work.inputs
-        for label in work.study.classes
+        for label in setting.study.classes
         if label in entry.outputs
     )
 
@@ -74,6 +78,22 @@ def differences(setting: Setting, here: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def require_setting(setting: Setting) -> None:
+    """Refuse to compute on a machine whose bits are others.
+
+    Raises:
+        KitError: versions, processor or threads are not those that the plan names.
+    """
+    from federation.learning.downstream.numerics import numerics_fingerprint
+
+    other = differences(setting, dict(numerics_fingerprint(setting.threads)) | code_version())
+    if other:
+        raise KitError(
+            f"this machine computes other bits than those of the plan: {'; '.join(other)}",
+            hint="install the same versions on a machine of the same kind, or leave it out",
+        )
+
+
 class Maker:
     """Makes the shards of a setting that are not kept; has one network in memory at a time."""
 
@@ -91,21 +111,10 @@ class Maker:
         """
         if load(self._coordinator, self._setting.study, shard) is not None:
             return False
-        self._require_setting()
+        require_setting(self._setting)
         images = self._generate(shard)
         payloads.save_shard(self._coordinator, shard.blueprint, shard.name, images)
         return True
-
-    def _require_setting(self) -> None:
-        from federation.learning.downstream.numerics import numerics_fingerprint
-
-        here = dict(numerics_fingerprint(self._setting.threads)) | code_version()
-        other = differences(self._setting, here)
-        if other:
-            raise KitError(
-                f"this machine computes other bits than those of the plan: {'; '.join(other)}",
-                hint="install the same versions on a machine of the same kind, or leave it out",
-            )
 
     def _generate(self, shard: Shard) -> Images:
         from federation.learning.methods import federated_factory
@@ -141,7 +150,7 @@ class Maker:
         return network, architecture
 
 
-def _name(work: Plan, label: str) -> str:
-    study = work.study
-    key = f"{work.setting.digest}/{study.build.version}/{study.classes.index(label)}"
+def _name(setting: Setting, label: str) -> str:
+    study = setting.study
+    key = f"{setting.digest}/{study.build.version}/{study.classes.index(label)}"
     return canonical.digest(key.encode())[:32]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from coordinator import registry, roots
 from coordinator.context import Coordinator
 from federation import build_policy
-from federation.build_policy import BuildPolicy, Calibration, Variation
+from federation.build_policy import BuildPolicy, Calibration, Mode, Variation
 from federation.endorsement import Endorsement
 from federation.learning.downstream import classifier as classifiers
 from federation.learning.generator import architecture as networks
@@ -52,6 +52,7 @@ class Request:
     classifier: str = CLASSIFIER
     augmentation: str = Variation.STANDARD
     calibration: str = Calibration.TEMPERATURE
+    mode: str = Mode.MONOLITHIC
     held_out: int | None = None
 
 
@@ -110,6 +111,7 @@ def _build_policy(request: Request) -> BuildPolicy:
             sampler_steps=request.sampler_steps,
             classifier=request.classifier,
             classifier_steps=request.classifier_steps,
+            mode=Mode(request.mode),
             augmentation=Variation(request.augmentation),
             calibration=Calibration(request.calibration),
             held_out=tenth if request.held_out is None else request.held_out,

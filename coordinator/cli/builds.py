@@ -2,7 +2,7 @@
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,10 @@ from kit.errors import KitError
 from kit.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from coordinator.build_records import EventRecord, Record
+    from coordinator.builds import BuildResult
     from coordinator.engines import Engine
 
 app = typer.Typer(no_args_is_help=True, help="Builds on record: plans, jobs and events.")
@@ -20,7 +23,7 @@ Number = Annotated[int, typer.Argument(help="The build's number.")]
 
 
 class EngineName(StrEnum):
-    """Where shards are computed."""
+    """Where shards and experts are computed."""
 
     IN_PROCESS = "in-process"
     RAY = "ray"
@@ -30,7 +33,7 @@ def build(
     home: Home,
     study: Annotated[str, typer.Argument(help="The study's id.")],
     engine: Annotated[
-        EngineName, typer.Option(help="Where shards are computed.")
+        EngineName, typer.Option(help="Where shards and experts are computed.")
     ] = EngineName.IN_PROCESS,
     ray_address: Annotated[
         str, typer.Option("--ray-address", help="The Ray cluster (`HOST:PORT`), for `ray`.")
@@ -44,7 +47,44 @@ def build(
     chosen = _engine(engine, ray_address)
     with Coordinator.open(home) as coordinator:
         result = builds.build(coordinator, study, report=_BuildProgress(), engine=chosen)
-    door.emit(result, as_json=as_json)
+    door.emit(result, as_json=as_json, text=_result_text(result))
+
+
+def _result_text(result: "BuildResult") -> str:
+    table = door.to_table(result)
+    quality = table.pop("quality")
+    return "\n".join([door.plain(table), *_quality_lines(quality)])
+
+
+def _quality_lines(quality: "Mapping[str, Any] | None") -> list[str]:
+    """Say to people what held-out synthetic images say; nothing where none were held out."""
+    if not quality or not quality["held_out"]:
+        return []
+    whole = quality["held_out"]
+    shown = (
+        ("images", "images"),
+        ("accuracy", "accuracy"),
+        ("log loss before", "log_loss_before"),
+        ("log loss", "log_loss"),
+        ("calibration error before", "calibration_error_before"),
+        ("calibration error", "calibration_error"),
+        ("temperature", "temperature"),
+    )
+    told = ", ".join(f"{name} {_short(whole[key])}" for name, key in shown)
+    lines = ["", f"on held-out synthetic images: {told}"]
+    if "experts" in quality:
+        names = ("images", "accuracy", "log_loss", "product_accuracy")
+        rows = [
+            (row["blueprint"][:16], *(_short(row[name]) for name in names))
+            for row in quality["experts"]
+        ]
+        head = ("expert of", "images", "accuracy", "log loss", "in the product")
+        lines += ["", door.columns(rows, head)]
+    return lines
+
+
+def _short(value: "int | str") -> str:
+    return str(value) if isinstance(value, int) else f"{float(value):.3f}"
 
 
 def _engine(name: EngineName, address: str) -> "Engine":
@@ -132,7 +172,8 @@ def _record_text(record: "Record") -> str:
     ]
     jobs = door.columns(rows, ("job", "kind", "blueprint", "label", "state", "attempt"))
     events = "\n".join(map(_event_text, record.events))
-    return f"{door.plain(record.summary)}\n\n{jobs}\n\n{events}"
+    summary = "\n".join([door.plain(record.summary), *_quality_lines(record.quality)])
+    return f"{summary}\n\n{jobs}\n\n{events}"
 
 
 def _event_text(event: "EventRecord") -> str:

@@ -40,6 +40,10 @@ def create(
     shard_size: Annotated[int, typer.Option(help="Synthetic images per site and class.")] = 300,
     sampler_steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 10,
     classifier_steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
+    mode: Annotated[
+        str,
+        typer.Option(help="monolithic: one classifier; experts: one per blueprint, as a product."),
+    ] = "monolithic",
     classifier: Annotated[
         str, typer.Option(help="resnet-small, resnet-small-groupnorm, or resnet-large.")
     ] = "resnet-small",
@@ -98,6 +102,7 @@ def create(
             shard_size=shard_size,
             sampler_steps=sampler_steps,
             classifier_steps=classifier_steps,
+            mode=mode,
             classifier=classifier,
             augmentation=augmentation,
             calibration=calibration,

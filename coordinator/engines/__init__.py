@@ -1,4 +1,4 @@
-"""Engines: where the shards of a build are computed. Same plan, same bits on CPU."""
+"""Engines: where shards and experts are computed. Same plan, same bits on CPU."""
 
 from typing import Protocol
 
@@ -7,14 +7,14 @@ from coordinator.engines.parts import Parts
 
 
 class Engine(Protocol):
-    """Computes the shards of a build."""
+    """Computes the parts of a build, one kind after the other."""
 
     name: str
 
-    def make_shards(self, coordinator: Coordinator, parts: Parts) -> None:
-        """Return when every shard of the build is kept, whoever made it.
+    def make(self, coordinator: Coordinator, parts: Parts) -> None:
+        """Return when every part is kept, whoever made it.
 
         Raises:
             StateError: the build gave way to another plan.
-            KitError: a shard cannot be made; its job is left to the next one.
+            KitError: one cannot be made; its job is left to the next one.
         """

@@ -1,10 +1,8 @@
-"""The default engine: one shard after the other, in this process."""
+"""The default engine: one part after the other, in this process."""
 
 from coordinator import jobs
 from coordinator.context import Coordinator
-from coordinator.engines.parts import Parts
-from coordinator.jobs import JobKind
-from coordinator.shards import Maker
+from coordinator.engines.parts import AnyMaker, Parts
 
 
 class InProcess:
@@ -12,14 +10,14 @@ class InProcess:
 
     name = "in-process"
 
-    def make_shards(self, coordinator: Coordinator, parts: Parts) -> None:
+    def make(self, coordinator: Coordinator, parts: Parts) -> None:
         """Make whatever no other process makes, and wait for those."""
         from federation.learning.downstream.numerics import pinned_threads
 
-        maker = Maker(coordinator, parts.setting)
-        mine = jobs.each(coordinator, parts.build, JobKind.SHARD, parts.owner, parts.report)
+        maker = AnyMaker(coordinator, parts.setting)
+        mine = jobs.each(coordinator, parts.build, parts.kind, parts.owner, parts.report)
         with pinned_threads(parts.setting.threads):
             for job in mine:
                 with jobs.held(coordinator, job, parts.owner):
-                    is_new = maker.make(parts.shards[job.number])
+                    is_new = maker.make(parts.parts[job.number - parts.first])
                     jobs.finish(coordinator, job, parts.owner, generated=is_new, **jobs.worker())

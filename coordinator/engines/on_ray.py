@@ -1,4 +1,4 @@
-"""Shards on a Ray cluster: tasks that name a job, on nodes that compute the plan's bits.
+"""Shards and experts on a Ray cluster: tasks that name a job, on nodes that compute such bits.
 
 Ray exports `OMP_NUM_THREADS=1`, so a task pins the plan's threads itself. It pickles arguments and
 answers, so these are ids, strings and numbers. It listens on every interface and sends usage
@@ -16,7 +16,7 @@ from coordinator import jobs
 from coordinator.context import Coordinator
 from coordinator.engines import tasks
 from coordinator.engines.parts import Parts
-from coordinator.jobs import Job, JobKind
+from coordinator.jobs import Job
 from coordinator.shards import differences
 from kit.errors import KitError
 
@@ -32,7 +32,7 @@ class OnRay:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def make_shards(self, coordinator: Coordinator, parts: Parts) -> None:
+    def make(self, coordinator: Coordinator, parts: Parts) -> None:
         """Keep every fit node busy with the jobs that nobody holds."""
         with _joined(self._address) as ray:
             places = _Places(ray, _fit_nodes(ray, coordinator, parts))
@@ -60,7 +60,7 @@ def _joined(address: str) -> Iterator[Any]:
 
 
 def _fit_nodes(ray: Any, coordinator: Coordinator, parts: Parts) -> dict[str, int]:
-    """Return node -> how many shards it makes at once; others are refused, on record.
+    """Return node -> how many parts it makes at once; others are refused, on record.
 
     Raises:
         KitError: there is none.
@@ -115,8 +115,8 @@ class _Run:
         self._running: dict[Any, tuple[Job, str]] = {}
 
     def to_the_end(self) -> None:
-        """Return when every shard is kept, whoever made it."""
-        build, kind = self._parts.build, JobKind.SHARD
+        """Return when every part is kept, whoever made it."""
+        build, kind = self._parts.build, self._parts.kind
         try:
             while True:
                 self._start()
@@ -130,12 +130,14 @@ class _Run:
 
     def _start(self) -> None:
         while (node := self._places.take()) is not None:
-            job = jobs.lease(self._coordinator, self._parts.build, JobKind.SHARD, self._parts.owner)
+            job = jobs.lease(
+                self._coordinator, self._parts.build, self._parts.kind, self._parts.owner
+            )
             if job is None:
                 self._places.give_back(node)
                 return
             threads = self._parts.setting.threads
-            task = _task(self._ray, tasks.make_shard, node, processors=threads)
+            task = _task(self._ray, tasks.make_part, node, processors=threads)
             home = str(self._coordinator.home.path)
             self._running[task.remote(home, job.build, job.number)] = (job, node)
 

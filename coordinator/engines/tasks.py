@@ -9,10 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import jobs, reviews, state
+from coordinator import experts, jobs, reviews, shards, state
 from coordinator.context import Coordinator
-from coordinator.plans import Setting, code_version, setting_of
-from coordinator.shards import Maker, Shard
+from coordinator.engines.parts import AnyMaker, Part
+from coordinator.plans import Input, Setting, code_version, setting_of
+from federation.blueprint.statement import Statement
 from federation.study import Study
 from kit import passphrases
 from kit.errors import KitError
@@ -28,23 +29,23 @@ def setting_here(threads: int) -> dict[str, Any]:
     return dict(numerics_fingerprint(threads)) | code_version()
 
 
-def make_shard(home: str, build: int, job: int) -> dict[str, Any]:
-    """Have the shard of a leased job kept; returns who made it, or what was wrong."""
+def make_part(home: str, build: int, job: int) -> dict[str, Any]:
+    """Have the part of a leased job kept; returns who made it, or what was wrong."""
     from federation.learning.downstream.numerics import pinned_threads
 
     files = tuple(map(Path, os.environ.get(_PASSPHRASES, "").split()))
     unlocking.use(passphrases.Sources(files, "coordinator.passphrase"))
     try:
         with Coordinator.open(Path(home)) as coordinator:
-            setting, shard = _read(coordinator, build, job)
+            setting, part = _read(coordinator, build, job)
             with pinned_threads(setting.threads):  # whatever the cluster exported
-                is_new = Maker(coordinator, setting).make(shard)
+                is_new = AnyMaker(coordinator, setting).make(part)
     except KitError as error:
         return {"error": str(error), "hint": error.hint or ""}
     return {"generated": is_new, **jobs.worker()}
 
 
-def _read(coordinator: Coordinator, build: int, job: int) -> tuple[Setting, Shard]:
+def _read(coordinator: Coordinator, build: int, job: int) -> tuple[Setting, Part]:
     builds, studies, table = state.builds, state.studies, state.jobs
     joined = builds.join(studies, builds.c.study_digest == studies.c.digest)
     whole = sa.select(builds.c.document, studies.c.manifest).select_from(joined)
@@ -52,12 +53,13 @@ def _read(coordinator: Coordinator, build: int, job: int) -> tuple[Setting, Shar
     with coordinator.state.read() as tx:
         row, mine = tx.one(whole.where(builds.c.number == build)), tx.one(part)
         if row is None or mine is None or mine.blueprint is None:
-            raise KitError(f"build {build} has no shard job {job}")
+            raise KitError(f"build {build} has no part that is job {job}")
         blueprint = reviews.find(tx, mine.blueprint)
-    shard = Shard(
-        blueprint=mine.blueprint,
+    entry = Input(
         weights_sha256=blueprint.weights_sha256,
-        label=mine.label,
-        name=mine.work.rpartition("/")[2],
+        blueprint=mine.blueprint,
+        outputs=Statement.from_bytes(blueprint.statement).outputs,
     )
-    return setting_of(row.document, Study.from_bytes(row.manifest)), shard
+    setting = setting_of(row.document, Study.from_bytes(row.manifest))
+    parts: list[Part] = [*shards.of_input(setting, entry), experts.of_input(setting, entry)]
+    return setting, next(part for part in parts if part.work == mine.work)

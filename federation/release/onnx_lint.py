@@ -49,8 +49,8 @@ BATCH_SYMBOL = "N"
 NOTICE = "research use only, not a medical device"
 
 MAX_MODEL_BYTES = 64 << 20  # the small classifier has 0.4 MB
-MAX_NODES = 2_000
-MAX_INITIALIZERS = 4_000
+MAX_NODES = 8_000  # an expert has 25 to 60
+MAX_INITIALIZERS = 16_000
 MAX_RANK = 6
 MAX_VALUES_PER_IMAGE = 1 << 26  # of all intermediates: 256 MiB of float32
 MAX_PRODUCTS_PER_IMAGE = 1 << 36  # multiplications: some seconds on one core

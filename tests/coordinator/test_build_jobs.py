@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import build_records, builds, jobs, plans, releases, shards
+from coordinator import build_records, builds, jobs, model_making, plans, releases, shards
 from coordinator.errors import NotFoundError, StateError
 from coordinator.home import CONFIG
 from coordinator.jobs import JobKind, Owner
@@ -67,7 +67,7 @@ def test_a_plan_names_all_that_its_bits_depend_on_and_not_the_secret(approved, m
 POINTS = {
     "before a shard is kept": (shards.payloads, "save_shard", {"on_call": 3, "first": True}, 2),
     "after a shard is kept": (shards.payloads, "save_shard", {"on_call": 3}, 2),
-    "in training": (builds, "_train", {"first": True}, SHARDS),
+    "in training": (model_making, "_classifier", {"first": True}, SHARDS),
     "after the release": (builds.releases, "publish", {}, SHARDS),
 }
 

@@ -91,10 +91,10 @@ def test_what_travels_to_a_node_names_a_job_and_what_comes_back_is_plain(approve
     with approved.open() as coordinator, Owner(coordinator).living() as owner:
         number = jobs.join(coordinator, plans.propose(coordinator, site.STUDY), engine="test")
         job = jobs.lease(coordinator, number, JobKind.SHARD, owner)
-        told = tasks.make_shard(str(approved.hub), number, job.number)
+        told = tasks.make_part(str(approved.hub), number, job.number)
         assert told["generated"]
         assert json.loads(json.dumps(told)) == told
         jobs.finish(coordinator, job, owner, **told)
-        assert "error" in tasks.make_shard(str(approved.hub), number, 99)
+        assert "error" in tasks.make_part(str(approved.hub), number, 99)
         made = builds.build(coordinator, site.STUDY, report=lambda *_: None)
         assert (made.build, made.shards_generated) == (number, made.shards - 1)

@@ -1,0 +1,153 @@
+"""Mode `experts`: one expert per blueprint, kept and forgotten with it, joined in one model."""
+
+import signal
+
+import pytest
+
+from coordinator import build_records, builds, descent, experts, jobs, payloads, plans, releases
+from coordinator.engines import tasks
+from coordinator.jobs import JobKind, Owner
+from federation.build_policy import Mode
+from federation.release.statement import Role
+from kit.errors import KitError
+from tests.fakes import forks, runs, site
+from tests.fakes.terminal import Terminal
+
+LABELS = {"a": ("round", "long"), "b": ("dark", "pale"), "c": ("lobed", "round")}
+SHARDS, EXPERTS = 6, 3
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """Three approved blueprints of two classes each, and what a single class was told before."""
+    federation = site.found(tmp_path_factory.mktemp("experts"))
+    with federation.open() as coordinator:
+        study = site.create_study(coordinator, mode="experts")
+    refusals = {}
+    with federation.serving() as coordinator:
+        for number, (name, labels) in enumerate(LABELS.items()):
+            home = site.enrol(coordinator, federation, name)
+            runs.write_run(home, study, labels, seed=number)
+        runs.write_run(home, study, ("lobed",), name="single", seed=9)
+        with pytest.raises(KitError) as refusal:
+            site.submit(home, "single")
+        refusals["c"] = str(refusal.value)
+        for name in LABELS:
+            site.submit(federation.home(name))
+        site.wait_for(lambda: site.settled(federation))
+    for name in LABELS:
+        site.approve(federation, name)
+    return federation, refusals
+
+
+@pytest.fixture
+def approved(stage, tmp_path):
+    return stage[0].clone(tmp_path / "federation")
+
+
+def weights_of(federation):
+    """Return blueprint -> the weights of its expert, as they are kept."""
+    with federation.open() as coordinator:
+        work = plans.propose(coordinator, site.STUDY)
+        return {
+            e.blueprint: payloads.load_expert(coordinator, e.blueprint, e.name)
+            for e in experts.of(work)
+        }
+
+
+def test_a_single_class_is_refused_before_anything_of_it_is_sent_and_two_are_taken(stage):
+    federation, refusals = stage
+    assert "takes no blueprint of a single class" in refusals["c"]
+    assert federation.states() == dict.fromkeys(LABELS, "approved")
+
+
+def test_a_plan_refuses_a_single_class_as_well(approved, monkeypatch):
+    with approved.open() as coordinator:
+        assert plans.propose(coordinator, site.STUDY).study.build.mode is Mode.EXPERTS
+        real = plans.Statement.from_bytes
+
+        class One:
+            outputs = ("lobed",)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(plans.Statement, "from_bytes", lambda _: One)
+            with pytest.raises(KitError, match="single class") as refusal:
+                plans.propose(coordinator, site.STUDY)
+        assert "monolithic" in refusal.value.hint
+        assert plans.Statement.from_bytes == real
+
+
+def test_a_build_of_experts_is_one_model_and_tells_what_each_of_them_loses(approved):
+    made = site.build(approved)
+    assert (made.shards_generated, made.experts_trained) == (SHARDS, EXPERTS)
+    assert made.labels == site.CLASSES
+    assert made.parity_difference < 1e-4
+    with approved.open() as coordinator:
+        [listed] = releases.list_releases(coordinator)
+        record = build_records.show(coordinator, made.build)
+        with coordinator.state.read() as tx:
+            [row] = releases.visible(tx)
+    roles = [artefact.role for artefact in descent.release_of(row).artefacts]
+    assert Role.GOLDEN_IMAGES in roles
+    assert listed.card["policy"]["mode"] == "experts"
+    assert listed.card["experts"] == record.quality["experts"] == made.quality["experts"]
+    assert [e["images"] for e in made.quality["experts"]] == [4] * EXPERTS
+    assert {e["blueprint"] for e in made.quality["experts"]} == set(weights_of(approved))
+    kinds = [job.kind for job in record.jobs]
+    assert kinds == ["shard"] * SHARDS + ["expert"] * EXPERTS + ["release"]
+    shown = Terminal(approved.folder).run("coordinator", "hub", "builds", "show", "1").out
+    assert "expert of" in shown
+    assert "on held-out synthetic images" in shown
+    again = site.build(approved)
+    assert (again.release, again.plan) == (made.release, made.plan)
+    assert (again.shards_generated, again.experts_trained) == (0, 0)
+
+
+def test_without_one_blueprint_the_other_experts_keep_their_bits_and_nobody_trains_again(
+    approved, tmp_path
+):
+    never = approved.clone(tmp_path / "never")
+    site.build(approved)
+    before = weights_of(approved)
+    gone = approved.digest("c")
+    with approved.open() as coordinator:
+        site.revocation_of(approved, coordinator, "c")
+        folder = site.shards_folder(coordinator, gone)
+        assert not folder.exists() or not list(folder.iterdir())
+    made = site.build(approved)
+    assert (made.shards_generated, made.experts_trained) == (0, 0)
+    assert made.labels == ("round", "long", "dark", "pale")
+    after = weights_of(approved)
+    assert after == {b: w for b, w in before.items() if b != gone}
+    with never.open() as coordinator:
+        site.revocation_of(never, coordinator, "c")
+    fresh = Terminal(never.folder).json("coordinator", "hub", "build", site.STUDY)
+    assert fresh["experts_trained"] == EXPERTS - 1
+    assert fresh["release"] == made.release
+    assert weights_of(never) == after
+
+
+def test_a_build_that_was_killed_in_an_expert_goes_on_with_it(approved, monkeypatch):
+    with monkeypatch.context() as patched:
+        killing = forks.killing(payloads.save_expert, on_call=2, first=True)
+        patched.setattr(experts.payloads, "save_expert", killing)
+        child = forks.start(lambda: site.build(approved))
+    assert forks.status_of(child) == -signal.SIGKILL
+    made = site.build(approved)
+    assert (made.build, made.shards_generated, made.experts_trained) == (1, 0, EXPERTS - 1)
+
+
+def test_an_expert_is_named_to_a_node_by_its_job_and_made_of_the_same_bits(approved, tmp_path):
+    reference = approved.clone(tmp_path / "reference")
+    here = site.build(reference)
+    with approved.open() as coordinator, Owner(coordinator).living() as owner:
+        number = jobs.join(coordinator, plans.propose(coordinator, site.STUDY), engine="test")
+        for kind in (JobKind.SHARD, JobKind.EXPERT):
+            while job := jobs.lease(coordinator, number, kind, owner):
+                told = tasks.make_part(str(approved.hub), number, job.number)
+                assert told["generated"]
+                jobs.finish(coordinator, job, owner, **told)
+        made = builds.build(coordinator, site.STUDY, report=lambda *_: None)
+    assert (made.shards_generated, made.experts_trained) == (0, 0)
+    assert made.release == here.release
+    assert weights_of(approved) == weights_of(reference)

@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: wire-record help dev demo test test-postgresql lint fuzz offline drills protos docs clean
+.PHONY: wire-record help dev demo test test-postgresql forgetting lint fuzz offline drills protos docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / ## /' | awk -F ' ## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test: $(VENV)/.installed ## run the test suite
 test-postgresql: $(VENV)/.installed ## run what has a coordinator with its state in PostgreSQL
 	$(BIN)/python -m pytest --state=postgresql --must-run=postgresql \
 	  tests/coordinator tests/exchange tests/ops tests/attack tests/e2e $(ARGS)
+
+forgetting: $(VENV)/.installed ## exact forgetting whole: every hospital of four, every mode, in process and on Ray
+	FORGETTING=whole $(BIN)/python -m pytest --must-run=ray tests/e2e/test_exact_forgetting.py $(ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

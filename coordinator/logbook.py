@@ -42,7 +42,7 @@ class Proofs:
         self._tx = tx
         self._tree = tx.tree()
         self.size = self._tree.size
-        self.checkpoint = self._note(self.size)
+        self.checkpoint = self.note(self.size)
 
     def consistency(self, known_size: int) -> list[bytes]:
         """Return the proof that the log only grew since `known_size`.
@@ -72,9 +72,14 @@ class Proofs:
         table = state.cosignatures
         newest = sa.select(sa.func.max(table.c.size).label("size")).group_by(table.c.pseudonym)
         sizes = sorted({row.size for row in self._tx.all(newest)})
-        return [self._note(size) for size in sizes if size <= self.size]
+        return [self.note(size) for size in sizes if size <= self.size]
 
-    def _note(self, size: int) -> str:
+    def path(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
+        """Return the proof that entry `index` is among the first `size`; of all unless given."""
+        return tuple(self._tree.inclusion_proof(index, self.size if size is None else size))
+
+    def note(self, size: int) -> str:
+        """Return the checkpoint of the first `size` entries, with the cosignatures on it."""
         table = state.cosignatures
         query = sa.select(table.c.line).where(table.c.size == size).order_by(table.c.pseudonym)
         lines = [row.line for row in self._tx.all(query)]
@@ -85,8 +90,7 @@ class Proofs:
         return Checkpoint(origin=origin, size=size, root=self._tree.root(size))
 
     def _entry(self, position: int, leaf: bytes) -> Entry:
-        path = tuple(self._tree.inclusion_proof(position))
-        receipt = Receipt(index=position, path=path, checkpoint=self.checkpoint)
+        receipt = Receipt(index=position, path=self.path(position), checkpoint=self.checkpoint)
         return Entry(leaf=leaf, receipt=receipt.to_text())
 
 

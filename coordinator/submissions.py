@@ -28,6 +28,7 @@ from federation import dsse
 from federation.auditlog.events import Kind
 from federation.blueprint import envelope as envelope_rules
 from federation.blueprint import limits
+from federation.blueprint.approval import Decision
 from federation.blueprint.statement import PAYLOAD_TYPE, WEIGHTS, Statement
 from federation.study import Study
 from kit import canonical, clock
@@ -241,11 +242,20 @@ def status(site: str, tx: Transaction, proofs: Proofs) -> list[Status]:
             digest=row.digest,
             study_digest=row.study_digest,
             state=row.state,
-            reason=row.reason,
+            reason=_reason(tx, row),
             entries=tuple(proofs.entries(row.digest)),
         )
         for row in tx.all(query.order_by(state.blueprints.c.seq))
     ]
+
+
+def _reason(tx: Transaction, row: sa.Row[Any]) -> str:
+    """Say why a blueprint ended: for a rejection in the reviewers' words, while they are kept."""
+    table = state.approvals
+    own = (table.c.blueprint == row.digest) & (table.c.decision == Decision.REJECT)
+    words = [each.reason for each in tx.all(sa.select(table.c.reason).where(own)) if each.reason]
+    is_told = row.state == BlueprintState.REJECTED and words
+    return f"{row.reason}: {'; '.join(words)}" if is_told else str(row.reason)
 
 
 def one_status(coordinator: Coordinator, site: str, digest: str) -> Status:

@@ -17,6 +17,7 @@ from edge_agent import (
     rollout,
     submission,
     trust,
+    withdrawal,
     witness,
 )
 from edge_agent.exchange import Exchange
@@ -234,7 +235,10 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
         federation=home.config.federation,
         tls_certificate_expires=_expiry(certificates.from_pem(chain)[0]),
         signing_certificate_expires=_expiry(signing_chain(home)[0]),
-        warnings=tuple(w.line for w in lifetimes.warnings(renewal.lifetimes_of(home), now=now)),
+        warnings=(
+            *(w.line for w in lifetimes.warnings(renewal.lifetimes_of(home), now=now)),
+            *expired(home, now=now),
+        ),
         unexplained=tuple(a.line for a in own_name.kept(home) if not a.acknowledged),
         log_size=world.trust.size,
         log_recoveries=len(world.log.history.epochs),
@@ -270,6 +274,22 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
             contact.alarm_words(alarm, world) for alarm in contact.alarms(world.log, now=now)
         ),
     )
+
+
+def expired(home: Home, *, now: datetime) -> tuple[str, ...]:
+    """Say which sealed blueprints were never finished in their time, and what became of them."""
+    known, lines = withdrawal.arrived(home), []
+    for folder in sorted(home.outbox.iterdir()):
+        if folder.name in known or not (folder / outbox.RUN).is_file():
+            continue
+        statement, run = outbox.statement(folder), (folder / outbox.RUN).read_text()
+        if clock.parse_rfc3339(statement.expires) <= now:
+            lines.append(
+                f"blueprint `{folder.name[:16]}` was not sent whole before it expired at"
+                f" {statement.expires}: the coordinator shreds what it has of it; `edge-agent"
+                f" submit {run}` seals the run again, for no epsilon"
+            )
+    return tuple(lines)
 
 
 def _newest(world: trust.World) -> set[str]:

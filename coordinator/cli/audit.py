@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.options import PROGRAM, Home, Json, Key, Reason
+from coordinator.cli.options import PROGRAM, Blueprint, Home, Json, Key, Reason
 from kit import door
 from kit.errors import KitError
 
@@ -74,6 +74,40 @@ def check(
     from coordinator import exports
 
     door.emit(exports.check(folder, log_key), as_json=as_json)
+
+
+@app.command("dossier")
+def dossier(
+    blueprint: Blueprint,
+    home: Home,
+    out: Annotated[Path, typer.Option("--out", help="A new folder to write into.")],
+    as_json: Json = False,
+) -> None:
+    """Write the signed dossier of a revocation: who asked, what fell, what was destroyed."""
+    from coordinator import dossiers
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        door.emit(dossiers.write(coordinator, blueprint, out), as_json=as_json)
+
+
+@app.command("check-dossier")
+def check_dossier(
+    folder: Annotated[Path, typer.Argument(help="A dossier's folder.")],
+    root: Annotated[
+        Path, typer.Option("--root", help="The federation's root certificate that you trust.")
+    ],
+    log_key: Annotated[
+        str, typer.Option("--log-key", help="The log key you trust, hexadecimal; else its own.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Verify the dossier of a revocation: no home, no network; prints the page that it proves."""
+    from coordinator import dossiers
+    from federation.dossier import page
+
+    found = dossiers.check(folder, root, log_key)
+    door.emit(found, as_json=as_json, text=page.to_text(found))
 
 
 @app.command("recover")

@@ -75,6 +75,21 @@ def compare(
     door.emit(recovery.compare(Home.open(home), folder), as_json=as_json)
 
 
+@app.command("dossier")
+def dossier(
+    home: HomeDir,
+    folder: Annotated[Path, typer.Argument(help="A dossier of a revocation.")],
+    as_json: Json = False,
+) -> None:
+    """Verify the dossier of a revocation against this site's pins and its copy of the log."""
+    from edge_agent import dossiers
+    from edge_agent.home import Home
+    from federation.dossier import page
+
+    found = dossiers.check(Home.open(home), folder)
+    door.emit(found, as_json=as_json, text=page.to_text(found))
+
+
 @app.command("accept")
 def accept(
     home: HomeDir,

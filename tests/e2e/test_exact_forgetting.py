@@ -5,6 +5,8 @@ opposite order, nothing lay in the store, and another process built.
 """
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from coordinator import registry
 from federation.learning.generator import architecture as networks
 from federation.release import onnx_lint
 from federation.study import Study
-from tests.fakes import four, runs, site
+from tests.fakes import clusters, four, runs, site
 from tests.fakes.terminal import TIMEOUT_S, environment
 
 # Builds the release of every hub that is named, in a process that has done nothing before.
@@ -28,6 +30,10 @@ for hub in sys.argv[2:]:
         made = builds.build(coordinator, sys.argv[1], report=lambda *_: None)
     print(json.dumps(dataclasses.asdict(made)))
 """
+
+
+# `make forgetting` takes every hospital on a cluster too; the suite the one that is hardest.
+ON_A_CLUSTER = tuple(four.LABELS) if os.environ.get("FORGETTING") == "whole" else ("d",)
 
 
 @pytest.fixture(params=four.MODES)
@@ -105,3 +111,27 @@ def test_one_changed_weight_of_another_site_changes_the_release(stage):
     assert changed.labels == same.labels
     assert changed.release != same.release
 
+
+@pytest.mark.ray
+@pytest.mark.netns
+def test_a_cluster_leaves_no_bit_behind_either(stage):
+    """Built on Ray, and after a revocation again with an empty store: as never had, in process."""
+    federation = stage("approved", "on-ray")
+    with clusters.running() as cluster:
+        cluster.start(processors=2)
+
+        def build(of):
+            words = ("build", site.STUDY, "--engine", "ray", "--ray-address", cluster.address)
+            terminal = cluster.terminal(of.folder)
+            return terminal.json("coordinator", "hub", *words, timeout_s=clusters.START_S)
+
+        before = build(federation)
+        for gone in ON_A_CLUSTER:
+            rebuilt = federation.clone(federation.folder.parent / f"on-ray-without-{gone}")
+            with rebuilt.open() as coordinator:
+                assert site.revocation_of(rebuilt, coordinator, gone).done
+            shutil.rmtree(rebuilt.hub / "shards")
+            after, wanted = build(rebuilt), site.build(without(stage, gone))
+            assert after["shards_generated"] == after["shards"] == wanted.shards
+            assert (after["release"], after["plan"]) == (wanted.release, wanted.plan)
+            assert after["release"] != before["release"]

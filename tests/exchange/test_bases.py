@@ -27,7 +27,7 @@ from federation.blueprint.statement import Statement
 from kit import clock
 from kit.errors import FormatError, InterruptedRunError, KitError
 from tests.e2e.conftest import write_images
-from tests.fakes import public, site
+from tests.fakes import commands, public, site
 from tests.fakes.runs import write_run
 
 
@@ -268,6 +268,32 @@ def test_revoking_a_blueprint_takes_second_hand_blueprints_of_other_sites_along(
         made = site.revocation_of(pending, coordinator, "a")
         assert (made.done, made.revoked_blueprints) == (True, (second,))
     assert pending.states() == {"a": "revoked", "b": "revoked", "c": "pending"}
+
+
+def test_a19_the_cascade_is_shown_before_anybody_confirms(released):
+    first, second = released.digest("a"), released.digest("b")
+    with released.open() as coordinator:
+        with coordinator.write() as tx:
+            for ancestor, descendant in ((first, "e" * 64), ("e" * 64, second)):
+                edge = {"ancestor": ancestor, "descendant": descendant}
+                tx.execute(state.lineage.insert().values(**edge))
+        [release] = [found.digest for found in releases.list_releases(coordinator)]
+    words = ("revoke", first, "--home", released.hub, "--reason", "gone")
+    words += ("--key", released.roots / "reviewer-reviewer-1.key")
+    shown = (
+        f"blueprints that fall with it: {second[:16]}\nreleases that fall with it: {release[:16]}\n"
+    )
+    asked = commands.run("coordinator", *words, typed="n\n")
+    assert asked.code == 1
+    assert shown in asked.err
+    assert "nothing was revoked" in asked.err
+    assert released.states() == {"a": "approved", "b": "approved", "c": "approved"}
+    done = commands.run("coordinator", *words, typed="y\n")
+    assert done.code == 0
+    assert shown in done.err
+    for copy in revocation.NOT_REACHED:  # A2
+        assert copy in done.out
+    assert released.states() == {"a": "revoked", "b": "revoked", "c": "approved"}
 
 
 def test_what_is_published_has_to_be_a_base_of_the_study(enrolled, tmp_path):

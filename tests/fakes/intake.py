@@ -25,7 +25,7 @@ def _run(module, request, _limits, *, files):
     said = StringIO()
     with (
         _ONE,
-        mock.patch.object(limited, "request", lambda: asked),
+        mock.patch.object(limited, "request", return_value=asked),
         mock.patch.object(sys, "stdout", said),
     ):
         import_module(module).main()

@@ -89,8 +89,6 @@ def test_a2_nothing_that_remains_after_a_revocation_restores_the_weights(
     kept = thief.Kept.take(federation.home("d"), digest, tmp_path / "kept", hub=federation.hub)
     with federation.open() as coordinator:
         backup.back_up(coordinator, tmp_path / "backup", now=clock.utc_now())
-        if not coordinator.state.location.is_file:
-            states.dump(federation.hub, tmp_path / "backup" / "dump")
     stolen = (tmp_path / "kept", tmp_path / "backup", temporary_files)
     theft = Theft(federation, "d", kept, *stolen)
     theft.succeeds(FROM_STORE)

@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator import audit, cli, dossiers, logbook, reviews, revocation
+from coordinator import audit, cli, dossiers, logbook, reviews, revocation, state
 from coordinator.errors import StateError
 from edge_agent import dossiers as at_site
 from edge_agent import withdrawal
+from federation.auditlog.events import Kind
 from federation.dossier import document
 from federation.dossier import verification as rules
 from federation.dossier.document import Dossier
@@ -21,6 +22,8 @@ from pki import certificates, keys
 from pki.errors import IdentityError
 from tests.fakes import four, site
 from tests.fakes.federation import found as found_elsewhere
+
+REVOKED = Kind.BLUEPRINT_REVOKED
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,26 @@ def test_a3_a_site_s_own_withdrawal_is_shown_by_its_signed_order(tmp_path, tmp_p
     without = [paper for paper in dossier.papers if paper.kind != "order"]
     with pytest.raises(FormatError, match="step 5: the site's signed order is missing"):
         check(federation, dataclasses.replace(dossier, papers=tuple(without)))
+
+
+def test_a19_what_fell_second_hand_is_in_both_dossiers(tmp_path, tmp_path_factory):
+    base = tmp_path_factory.getbasetemp()
+    federation = four.copy("approved", "monolithic", tmp_path / "federation", base)
+    first, second = federation.digest("a"), federation.digest("b")
+    with federation.open() as coordinator:
+        with coordinator.write() as tx:
+            for ancestor, descendant in ((first, "e" * 64), ("e" * 64, second)):
+                edge = {"ancestor": ancestor, "descendant": descendant}
+                tx.execute(state.lineage.insert().values(**edge))
+        site.revocation_of(federation, coordinator, "a")
+        with coordinator.state.read() as tx:
+            cause, fallen = (dossiers.gather(coordinator, tx, d) for d in (first, second))
+    assert check(federation, cause).fallen_blueprints == (second,)
+    found = check(federation, fallen)
+    assert (found.asked.cause, found.asked.reviewers, found.asked.site) == (first, (), "")
+    quiet = tuple(e for e in cause.entries if (e.event.subject, e.event.kind) != (second, REVOKED))
+    with pytest.raises(FormatError, match="step 6: the entry of something that fell is missing"):
+        check(federation, dataclasses.replace(cause, entries=quiet))
 
 
 def test_what_is_not_destroyed_yet_is_said_with_its_day(tmp_path, tmp_path_factory):

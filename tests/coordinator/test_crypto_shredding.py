@@ -9,9 +9,9 @@ from unittest import mock
 
 import pytest
 
-from coordinator import backup, reviews, revocation
+from coordinator import backup, reviews, revocation, submissions
 from coordinator.intake import limited
-from edge_agent import inspection
+from edge_agent import inspection, outbox, submission
 from edge_agent.training import run as training
 from federation import dsse
 from federation.blueprint import envelope
@@ -21,6 +21,7 @@ from federation.study import RECIPIENT_KEY_TYPE, RecipientKey
 from kit import clock
 from kit.errors import KitError
 from tests.fakes import four, intake, runs, site, states, thief
+from tests.fakes.sealing import append, begin_fields
 
 GRACE_HOURS = 48
 FROM_STORE = {"own key", "recipient seed", "shards"}
@@ -52,13 +53,13 @@ class Theft:
         signed = self.home.study_file(site.STUDY, "recipient").read_bytes()
         self.public = RecipientKey.from_bytes(dsse.parse(signed, RECIPIENT_KEY_TYPE).payload).public
         self.weights = (self.home.run(site.STUDY) / training.WEIGHTS).read_bytes()
-        self.old_database = states.live_files(federation.hub)
+        self.old_database = states.table_files(federation.hub)
 
     def attempt(self, **how):
         """Try everything there is, the small and the new first."""
         hub = self.federation.hub
         loot = thief.opened_keys(hub) + thief.files(hub, self.federation.roots, *self.more)
-        loot += states.live_files(hub) + self.old_database
+        loot += states.table_files(hub) + self.old_database
         return thief.recover(self.kept, loot, recipient=self.public, **how)
 
     def succeeds(self, ways):
@@ -149,7 +150,7 @@ def test_a2_a_refused_blueprint_is_shredded_and_its_site_reads_why(stage, tmp_pa
     )
     waits = mock.Mock(side_effect=KitError("a check was stopped from outside"))
     with federation.serving(), mock.patch.object(limited, "run", waits):
-        digest = site.submit(home).digest
+        digest = site.submit(home).blueprint
     kept = thief.Kept.take(home, digest, tmp_path / "kept", hub=federation.hub)
     theft = Theft(federation, "d", kept, tmp_path / "kept")
     theft.succeeds(BY_SEED)
@@ -163,12 +164,23 @@ def test_a2_a_refused_blueprint_is_shredded_and_its_site_reads_why(stage, tmp_pa
     assert "step 23" in why
 
 
+class SealedFolder:
+    """A sealed blueprint of an outbox, as `begin_fields` reads one."""
+
+    def __init__(self, folder):
+        self.statement = outbox.statement(folder)
+        self.envelope = (folder / outbox.ENVELOPE).read_bytes()
+        self.wrapped_key = (folder / outbox.WRAPPED).read_bytes()
+
+
 def test_a2_an_upload_that_expired_is_shredded_and_its_site_reads_why(stage, tmp_path):
     federation = stage("enrolled")
     home = federation.home("d")
-    with federation.serving(), pytest.raises(KeyboardInterrupt):
-        site.submit(home, sent=mock.Mock(side_effect=KeyboardInterrupt))
-    [folder] = [path for path in home.outbox.iterdir() if (path / "run").is_file()]
+    item, now = submission.outgoing(home, site.STUDY), clock.utc_now()
+    folder = submission.sealed(home, site.STUDY, item, now)
+    with federation.open() as coordinator:
+        submissions.begin(coordinator, "d", **begin_fields(home, SealedFolder(folder)))
+        append(coordinator, "d", folder.name, 0, (folder / outbox.CIPHERTEXT).read_bytes()[:100])
     kept = thief.Kept.take(home, folder.name, tmp_path / "kept", hub=federation.hub)
     theft = Theft(federation, "d", kept, tmp_path / "kept")
     theft.succeeds(BY_SEED)

@@ -77,12 +77,22 @@ class Server:
 
     def live_files(self, name):
         """Return the bytes of every file of one database; the write-ahead log is none of them."""
+        return [path.read_bytes() for path in self._folder_of(name).iterdir()]
+
+    def table_files(self, name):
+        """Return the bytes of its own tables and indexes; the catalogs are none of them."""
+        with self.connect(name) as database:
+            query = "SELECT pg_relation_filenode(oid) FROM pg_class WHERE oid >= 16384"
+            nodes = [str(node) for (node,) in database.execute(query) if node]
+        folder = self._folder_of(name)
+        return [path.read_bytes() for node in nodes for path in folder.glob(f"{node}*")]
+
+    def _folder_of(self, name):
         with self.connect(name) as database:
             database.execute("CHECKPOINT")
             query = "SELECT oid FROM pg_database WHERE datname = %s"
             [(oid,)] = database.execute(query, (name,)).fetchall()
-        folder = self.folder / "data" / "base" / str(oid)
-        return [path.read_bytes() for path in folder.iterdir()]
+        return self.folder / "data" / "base" / str(oid)
 
     def dump(self, name, path):
         """Write what `pg_dump` says of a database, as its operator does."""

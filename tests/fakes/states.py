@@ -138,6 +138,12 @@ def live_files(hub):
     return KINDS.server.live_files(_name(place.url))
 
 
+def table_files(hub):
+    """Return the bytes of the files with a hub's own rows, live, dead and in the journal."""
+    place = Home(hub).state
+    return live_files(hub) if place.is_file else KINDS.server.table_files(_name(place.url))
+
+
 def dump(hub, path):
     """Dump a hub's PostgreSQL database into a file."""
     KINDS.server.dump(_name(Home(hub).state.url), path)

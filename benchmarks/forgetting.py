@@ -11,6 +11,7 @@ release, bit for bit, and the first must generate no shard.
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from kit import door
 from tests.fakes import intake, runs, site
 
 CLASSES = ("round", "long", "dark", "pale")
-STUDY = {"presets": ("tiny",), "shard_size": 128, "sampler_steps": 18, "classifier_steps": 300}
+STUDY = {"presets": ("tiny",), "shard_size": 32, "sampler_steps": 8, "classifier_steps": 100}
 QUICK = {"presets": ("tiny",), "shard_size": 16, "sampler_steps": 4, "classifier_steps": 20}
 
 
@@ -86,6 +87,7 @@ def measure(federation, size):
         "full_shards_s": full_shards_s,
         "full_shards_generated": full.shards_generated,
         "release": again.release,
+        "load_average": os.getloadavg()[0],
     }
 
 
@@ -111,6 +113,8 @@ def main():
             enrolled = size
             found.append(measure(federation.clone(root / f"of-{size}"), size))
             door.note(f"{size} blueprints: {found[-1]['rebuild_s']:.1f} s to rebuild")
+            if options.json is not None:
+                options.json.write_text(json.dumps(found, indent=2) + "\n")
     rows = [
         (
             str(f["blueprints"]),
@@ -125,8 +129,6 @@ def main():
     ]
     heads = ("blueprints", "revoke s", "rebuild s", "shards", "full s", "shards", "times")
     sys.stdout.write(door.columns(rows, heads) + "\n")
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

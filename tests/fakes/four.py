@@ -15,7 +15,7 @@ LABELS = {
 }
 SOLE_OWNER, SOLE_CLASS = "d", "lobed"
 # How a study's classifier is built: a mode more is a line more.
-MODES = {"monolithic": {}}
+MODES = {"monolithic": {}, "experts": {"mode": "experts"}}
 STUDY = {
     "presets": ("moments",),
     "epsilon": 3.0,

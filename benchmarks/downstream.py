@@ -5,7 +5,10 @@ private and not, draw the shards of a build, and the classifiers of every policy
 them and judged on the hospitals' real held-out images. Calibration is fitted on held-out
 *synthetic* images; the table says what it does on those and on the real ones.
 
-`python -m benchmarks.downstream [--work demo/work] [--seeds 2] [--json FILE] [--quick]`
+With `--cells NPZ` a few *real* images of each class stand in the place of shards: what augmentation
+does for images that have no up.
+
+`python -m benchmarks.downstream [--work DIR | --cells NPZ] [--seeds 2] [--json FILE] [--quick]`
 """
 
 import argparse
@@ -18,20 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from benchmarks.accuracy import datasets
 from benchmarks.baselines import held_out, load_sites
 from federation.blueprint import weights
 from federation.build_policy import BuildPolicy, Calibration, Mode, Variation
 from federation.learning.downstream.calibration import Calibrated, HeldOut
 from federation.learning.downstream.metrics import Metrics, evaluate
 from federation.learning.downstream.numerics import pinned_threads
-from federation.learning.downstream.pixels import Bytes
+from federation.learning.downstream.pixels import Bytes, to_bytes
 from federation.learning.downstream.train import predict_logits
 from federation.learning.generator import architecture as networks
 from federation.learning.methods import federated_factory, product_of_experts
 from kit import canonical, door, seeds
+from kit.errors import KitError
 
 POLICY = BuildPolicy(
     version=2,
@@ -72,11 +78,12 @@ class Row:
         }
 
 
-def policies() -> Iterator[BuildPolicy]:
-    """Yield what is compared: one classifier under every augmentation, and experts."""
+def policies(base: BuildPolicy, *, sites: int) -> Iterator[BuildPolicy]:
+    """Yield what is compared: one classifier under every augmentation, and experts of sites."""
     for word in Variation:
-        yield replace(POLICY, augmentation=word)
-    yield replace(POLICY, mode=Mode.EXPERTS)
+        yield replace(base, augmentation=word)
+    if sites > 1:
+        yield replace(base, mode=Mode.EXPERTS)
 
 
 def drawn(run: Path, labels: Sequence[str], classes: Sequence[str], size: int, seed: int) -> Shards:
@@ -135,54 +142,108 @@ def trained(
     return model.network, model.calibrated
 
 
-def main() -> int:
-    """Train every policy on the same shards, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.downstream", description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("demo/work"), help="of a finished demo")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="a few steps: the path, no figures")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    sites, classes = load_sites(options.work / "data")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Shards of one kind and seed, hospital by hospital, and the real images that judge."""
+
+    kind: str
+    seed: int
+    own: list[Shards]
+    classes: Sequence[str]
+    images: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.int64]
+
+    def row(self, policy: BuildPolicy) -> Row:
+        """Train one policy and judge it."""
+        network, calibrated = trained(self.own, self.classes, policy, self.seed)
+        logits = predict_logits(network, torch.from_numpy(self.images))
+        before, after = (
+            evaluate(torch.softmax(logits * factor, dim=1).numpy(), self.truth)
+            for factor in (calibrated.temperature, 1.0)
+        )
+        return Row(
+            kind=self.kind,
+            mode=policy.mode,
+            augmentation=policy.augmentation,
+            seed=self.seed,
+            calibrated=calibrated,
+            before=before,
+            after=after,
+        )
+
+
+def of_demo(work: Path, trial_seeds: Sequence[int], shard_size: int) -> Iterator[Trial]:
+    """Yield the shards of a demo's generators, drawn anew with every seed."""
+    sites, classes = load_sites(work / "data")
     images, truth = held_out(sites)
-    rows: list[Row] = []
     for kind in _KINDS:
-        for seed in range(1 if options.quick else options.seeds):
+        for seed in trial_seeds:
             own = [
                 drawn(
-                    options.work / site.site / "runs" / kind,
+                    work / site.site / "runs" / kind,
                     [classes[c] for c in np.unique(site.train_labels)],
                     classes,
-                    16 if options.quick else POLICY.shard_size,
+                    shard_size,
                     seed,
                 )
                 for site in sites
             ]
-            for policy in policies():
-                if options.quick:
-                    policy = replace(policy, shard_size=16, classifier_steps=3, held_out=4)  # noqa: PLW2901
-                network, calibrated = trained(own, classes, policy, seed)
-                logits = predict_logits(network, torch.from_numpy(images))
-                before, after = (
-                    evaluate(torch.softmax(logits * factor, dim=1).numpy(), truth)
-                    for factor in (calibrated.temperature, 1.0)
-                )
-                rows.append(
-                    Row(
-                        kind=kind,
-                        mode=policy.mode,
-                        augmentation=policy.augmentation,
-                        seed=seed,
-                        calibrated=calibrated,
-                        before=before,
-                        after=after,
-                    )
-                )
-                door.note(json.dumps(rows[-1].to_table()))
-                if options.json:
-                    table = [row.to_table() for row in rows]
-                    options.json.write_text(json.dumps(table, indent=2) + "\n")
+            yield Trial(kind=kind, seed=seed, own=own, classes=classes, images=images, truth=truth)
+
+
+def of_real(path: Path, trial_seeds: Sequence[int], per_class: int) -> Iterator[Trial]:
+    """Yield a few real images of each class in the place of shards: augmentation by itself."""
+    data = datasets.load("bloodcells8", path)
+    if data.test is None:
+        raise KitError(f"`{path}` has no test split")
+    for seed in trial_seeds:
+        order = np.random.default_rng(seed).permutation(len(data.train.labels))
+        labels = data.train.labels[order]
+        images = to_bytes(data.train.images[order])
+        shards = [(c, images[labels == c][:per_class]) for c in range(len(data.classes))]
+        yield Trial(
+            kind=f"{per_class} real images a class",
+            seed=seed,
+            own=[shards],
+            classes=data.classes,
+            images=data.test.images,
+            truth=data.test.labels,
+        )
+
+
+def main() -> int:
+    """Train every policy on the same shards, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.downstream", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("demo/work"), help="of a finished demo")
+    parser.add_argument(
+        "--cells", type=Path, help="an .npz with MedMNIST keys instead: real images"
+    )
+    parser.add_argument("--per-class", type=int, default=50, help="real images to train on")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=POLICY.classifier_steps)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a few steps: the path, no figures")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    last = options.first_seed + (1 if options.quick else options.seeds)
+    trial_seeds = range(options.first_seed, last)
+    steps = 3 if options.quick else options.steps
+    if options.cells is not None:
+        size, out = options.per_class, max(2, options.per_class // 10)
+        trials = of_real(options.cells, trial_seeds, size)
+    else:
+        size, out = (16, 2) if options.quick else (POLICY.shard_size, POLICY.held_out)
+        trials = of_demo(options.work, trial_seeds, size)
+    base = replace(POLICY, classifier_steps=steps, shard_size=size, held_out=out)
+    rows: list[Row] = []
+    for trial in trials:
+        for policy in policies(base, sites=len(trial.own)):
+            rows.append(trial.row(policy))
+            door.note(json.dumps(rows[-1].to_table()))
+            if options.json:
+                table = [row.to_table() for row in rows]
+                options.json.write_text(json.dumps(table, indent=2) + "\n")
     _show(rows)
     return 0
 

@@ -10,6 +10,7 @@ from coordinator.context import Coordinator
 from coordinator.plans import Plan
 from coordinator.state import Transaction
 from federation.blueprint.statement import Statement
+from federation.build_policy import Mode
 from federation.release import bom, golden, oms
 from federation.release.bom import Ancestor, Making
 from federation.release.golden import GoldenImages
@@ -103,9 +104,16 @@ def _making(tx: Transaction, work: Plan) -> Making:
         plan=work.digest,
         created=clock.rfc3339(tx.now),
         images_per_shard=work.study.build.shard_size,
-        classifier=work.study.build.classifier,
+        classifier=_classifier(work),
         ancestors=[_ancestor(Statement.from_bytes(row.statement)) for row in rows],
     )
+
+
+def _classifier(work: Plan) -> str:
+    policy = work.study.build
+    if policy.mode is Mode.EXPERTS:
+        return f"product of {len(work.inputs)} experts, each {policy.classifier}"
+    return policy.classifier
 
 
 def _ancestor(statement: Statement) -> Ancestor:

@@ -27,6 +27,7 @@ from benchmarks.accuracy.factory import FactoryPlan
 from benchmarks.accuracy.methods import METHODS, Work, cpu_seconds, exists
 from benchmarks.accuracy.record import Record, digest
 from benchmarks.accuracy.table import Line, markdown
+from federation.build_policy import Variation
 from kit import door
 from kit.errors import KitError
 
@@ -68,6 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--shard-size", type=int, default=plan.shard_size)
     add("--sampler-steps", type=int, default=plan.sampler_steps)
     add("--classifier-steps", type=int, default=plan.classifier_steps)
+    add("--augmentation", type=Variation, default=plan.augmentation, choices=tuple(Variation))
     return parser.parse_args(arguments)
 
 
@@ -80,8 +82,7 @@ class _Benchmark:
         self._outlines: dict[tuple[str, int, int | None, int], datasets.Outline] = {}
         self._work = Work.quick() if options.quick else Work()
         if not options.quick:
-            names = ("preset", "steps", "shard_size", "sampler_steps", "classifier_steps")
-            plan = FactoryPlan(**{name: getattr(options, name) for name in names})
+            plan = FactoryPlan(**{name: getattr(options, name) for name in FactoryPlan.__slots__})
             self._work = replace(self._work, factory=plan)
         self._work = replace(self._work, folder=options.work)
 

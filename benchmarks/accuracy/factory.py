@@ -24,6 +24,8 @@ from benchmarks.baselines import SiteData, score
 from edge_agent.training import class_sums, moments, statistics, warm_up
 from edge_agent.training.folder import WEIGHTS
 from edge_agent.training.recipe import recipe_for
+from federation.build_policy import MIN_HELD_OUT, VERSION, BuildPolicy, Variation
+from federation.learning.downstream.calibration import HeldOut
 from federation.learning.downstream.metrics import Metrics
 from federation.learning.generator import architecture as networks
 from federation.learning.generator.kinds import STATISTICS
@@ -42,6 +44,21 @@ class FactoryPlan:
     shard_size: int = trials.DEFAULT_BUILD.shard_size
     sampler_steps: int = trials.DEFAULT_BUILD.sampler_steps
     classifier_steps: int = trials.DEFAULT_BUILD.classifier_steps
+    augmentation: Variation = trials.DEFAULT_BUILD.augmentation
+
+    @property
+    def build(self) -> BuildPolicy:
+        """The policy of the study; one that only version 2 can say holds the least out."""
+        is_first = self.augmentation is Variation.STANDARD
+        return replace(
+            trials.DEFAULT_BUILD,
+            version=1 if is_first else VERSION,
+            shard_size=self.shard_size,
+            sampler_steps=self.sampler_steps,
+            classifier_steps=self.classifier_steps,
+            augmentation=self.augmentation,
+            held_out=0 if is_first else MIN_HELD_OUT,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +89,7 @@ def settings(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> dict
         "recipes": [asdict(recipe_for(architecture, plan=p)) for p in plans],
         "trainer": _constants(study),
         "steps": plan.steps,
-        "build": asdict(study.build),
+        "build": study.build.to_table(),
         "privacy": [None if p is None else p.to_table() for p in plans],
     }
 
@@ -111,6 +128,8 @@ def run(
         steps=study.build.classifier_steps,
         seed=seed,
         threads=1,
+        augmentation=study.build.augmentation,
+        held_out=HeldOut(images=study.build.held_out, calibration=study.build.calibration),
     )
     return FactoryOutcome(
         metrics=score(model.network, federation.sites),
@@ -166,19 +185,13 @@ def _constants(study: Study) -> dict[str, Any]:
 
 def study_for(outline: Outline, epsilon: float | None, plan: FactoryPlan) -> Study:
     """Return the study that the hospitals of a benchmark take part in."""
-    build = replace(
-        trials.DEFAULT_BUILD,
-        shard_size=plan.shard_size,
-        sampler_steps=plan.sampler_steps,
-        classifier_steps=plan.classifier_steps,
-    )
     return trials.study_of(
         "accuracy",
         outline.classes,
         outline.rule,
         epsilon=epsilon,
         preset=plan.preset,
-        build=build,
+        build=plan.build,
     )
 
 

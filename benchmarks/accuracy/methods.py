@@ -21,6 +21,7 @@ from benchmarks.baselines import FedAvgPlan
 from benchmarks.trials import DELTA
 from federation.accounting import noise_multiplier_for
 from federation.learning.downstream import train as classifier_training
+from federation.learning.downstream.augmentation import STANDARD
 from federation.learning.downstream.metrics import Metrics, evaluate
 
 _QUICK_STEPS = 2
@@ -276,7 +277,7 @@ def _training() -> dict[str, Any]:
     return {
         "batch": classifier_training.BATCH,
         "rate": classifier_training.LEARNING_RATE,
-        "augmentation": asdict(classifier_training.Augmentation()),
+        "augmentation": {n: v for n, v in asdict(STANDARD).items() if v is not False},
     }
 
 

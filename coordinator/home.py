@@ -14,6 +14,7 @@ from kit.files import private_folder
 from pki.protecting import Place
 
 CONFIG = "config.toml"
+_OTHERS = {"site": "this is the home of an edge agent: give the coordinator's own with --home"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Home:
     @property
     def config(self) -> CoordinatorConfig:
         """Read the configuration."""
-        return config.load(self.path / CONFIG, CoordinatorConfig)
+        return config.load(self.path / CONFIG, CoordinatorConfig, hints=_OTHERS)
 
     def key(self, name: str) -> Path:
         """Return the path of a long-lived key."""

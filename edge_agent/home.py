@@ -20,6 +20,7 @@ CONFIG = "config.toml"
 MAX_SMALL_FILE_BYTES = 1 << 20
 SECRET_BYTES = 32
 SCHEMA_VERSION = 1  # of the files of a home; a home without the file `schema` has 1
+_OTHERS = {"hosts": "this is the home of a coordinator: give this site's own with --home"}
 RESERVE_BYTES = 4 << 20  # a contact and a withdrawal write well under one
 
 
@@ -86,7 +87,7 @@ class Home:
     @property
     def config(self) -> AgentConfig:
         """Read the configuration."""
-        return config.load(self.config_path, AgentConfig)
+        return config.load(self.config_path, AgentConfig, hints=_OTHERS)
 
     @property
     def pins(self) -> Pins:

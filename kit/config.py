@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +11,15 @@ from kit.errors import KitError
 from kit.files import read_limited, write_atomic
 
 MAX_CONFIG_BYTES = 64 * 1024
+_NO_HINTS: Mapping[str, str] = {}
 
 Config = TypeVar("Config")
 
 
-def load(path: Path, kind: type[Config]) -> Config:
+def load(path: Path, kind: type[Config], *, hints: Mapping[str, str] = _NO_HINTS) -> Config:
     """Read `path` into the dataclass `kind`; fields are strings, integers or booleans.
+
+    `hints` say of keys that are unknown here what they tell of the file.
 
     Raises:
         KitError: the file is missing, is not TOML, or has a wrong or unknown key.
@@ -28,7 +32,9 @@ def load(path: Path, kind: type[Config]) -> Config:
     known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key, value in table.items():
         if key not in known:
-            raise KitError(f"configuration `{path}` has an unknown key `{key}`")
+            raise KitError(
+                f"configuration `{path}` has an unknown key `{key}`", hint=hints.get(key)
+            )
         if not isinstance(value, _type_of(known[key])) or (
             isinstance(value, bool) and _type_of(known[key]) is int
         ):

@@ -9,6 +9,7 @@ from typing import Any
 from kit.errors import KitError
 
 INTERRUPTED = 130
+_EXTRAS = dict.fromkeys(("torch", "diffusers", "opacus", "safetensors", "scipy"), "train")
 
 
 def run(program: str, command: Callable[[], object]) -> int:
@@ -25,6 +26,16 @@ def run(program: str, command: Callable[[], object]) -> int:
         complain(program, "interrupted", hint="run the same command again; nothing is half-written")
         return INTERRUPTED
     except BrokenPipeError:
+        return 1
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        complain(
+            program,
+            f"this needs `{missing}`, which is not installed here",
+            hint=f"install the kit with the extra `{_EXTRAS[missing]}`",
+        )
         return 1
     except OSError as error:
         where = f": `{error.filename}`" if error.filename else ""
@@ -106,6 +117,8 @@ def columns(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> str:
 def _plain(value: Any) -> str:
     if value is None or value == "":
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         between = "; " if any(isinstance(item, Mapping) for item in value) else ", "
         return between.join(_plain(item) for item in value) or "-"
@@ -140,7 +153,8 @@ def command_line(
         except usage as error:
             text = getattr(error, "format_message", lambda: "")() or "no command was given"
             option = getattr(error, "option_name", "")
-            hint = f"see `{program} --help`"
+            where = getattr(getattr(error, "ctx", None), "command_path", "") or program
+            hint = f"see `{where} --help`"
             if option in before:
                 hint = f"it stands before the command: `{program} {option} FILE COMMAND ...`"
             raise KitError(text, hint=hint) from error

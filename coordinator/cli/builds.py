@@ -178,7 +178,7 @@ def _record_text(record: "Record") -> str:
 
 def _event_text(event: "EventRecord") -> str:
     what = event.kind if event.job is None else f"job {event.job} {event.kind}"
-    details = ", ".join(f"{name} {value}" for name, value in event.details.items())
+    details = ", ".join(f"{name} {door.plain(value)}" for name, value in event.details.items())
     return f"{event.time}  {what}" + (f": {details}" if details else "")
 
 

@@ -69,6 +69,17 @@ def test_a_programming_error_is_not_swallowed():
         door.run("prog", failing(ZeroDivisionError()))
 
 
+def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(capsys):
+    missing = ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+    assert door.run("prog", failing(missing)) == 1
+    assert capsys.readouterr().err == (
+        "prog: error: this needs `torch`, which is not installed here\n"
+        "prog: hint: install the kit with the extra `train`\n"
+    )
+    with pytest.raises(ModuleNotFoundError):  # a fault of the kit's own is not hidden
+        door.run("prog", failing(ModuleNotFoundError("No module named 'kit.x'", name="kit.x")))
+
+
 def test_results_go_to_stdout_as_json(capsys):
     door.emit(RESULT, as_json=True, text="ignored")
     out, err = capsys.readouterr()
@@ -90,6 +101,10 @@ def test_results_go_to_stdout_for_people(capsys):
     assert capsys.readouterr().out == "done\n"
     door.emit([{"a": 1}, {"a": None}], as_json=False)
     assert capsys.readouterr().out == "a 1; a -\n"
+    door.emit({"whole": True, "parts": [False, 1]}, as_json=False)
+    assert capsys.readouterr().out == "whole  yes\nparts  no, 1\n"
+    door.emit({"whole": True}, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"whole": True}
 
 
 def test_progress_notes_go_to_stderr(capsys):

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from edge_agent import contact, installed, repository
 from edge_agent.errors import TrustError
-from edge_agent.exchange import Exchange, Source, patient
+from edge_agent.exchange import Source
 from edge_agent.home import Home
 from edge_agent.trust import World
 from federation.release import base as rules
 from federation.release.base import Base
 from federation.release.statement import FILE_NAMES, Role
 from federation.study import Study
-from kit import canonical, clock
+from kit import canonical
 from kit.errors import KitError
 from kit.files import read_document
 
@@ -55,10 +55,7 @@ def fetch(
         KitError: there is none, the download is not what was signed, or the disk is full.
         TrustError: the coordinator contradicts what it proved before.
     """
-    with Exchange.open(home) as exchange:
-        world = contact.contact(home, exchange)
-        source = patient(exchange.download, tell=tell)
-        return install(home, study_name, world, source, got=got, now=clock.utc_now())
+    return installed.brought(home, study_name, install, got=got, tell=tell)
 
 
 def install(

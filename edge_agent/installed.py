@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from edge_agent import contact, repository, trust
 from edge_agent.exchange import Exchange, Source, patient
@@ -26,6 +27,7 @@ MODEL, ENVELOPE, CHAIN = FILE_NAMES[Role.INFERENCE_MODEL], "release.dsse.json", 
 GOLDEN = FILE_NAMES[Role.GOLDEN_IMAGES]
 CURRENT = "current"
 WARN_AFTER = timedelta(days=14)  # without a contact
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +77,26 @@ def fetch(
         KitError: there is none, the download is not what was signed, or the disk is full.
         TrustError: the coordinator contradicts what it proved before.
     """
+    return brought(home, study_name, install, got=got, tell=tell)
+
+
+def brought(
+    home: Home,
+    study_name: str,
+    keep: Callable[..., Kept],
+    *,
+    got: Callable[[int, int], None],
+    tell: Callable[[str], None],
+) -> Kept:
+    """Return what `keep` (an `install`) made of a contact's news, with downloads over the line.
+
+    Raises:
+        KitError: as `keep`; the coordinator cannot be reached, or contradicts what it proved.
+    """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
         source = patient(exchange.download, tell=tell)
-        return install(home, study_name, world, source, got=got, now=clock.utc_now())
+        return keep(home, study_name, world, source, got=got, now=clock.utc_now())
 
 
 def install(

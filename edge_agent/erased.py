@@ -5,6 +5,9 @@ after the erasure, the hash of the image is noted too, so that the same image is
 patient map, or under another id.
 """
 
+from collections.abc import Collection
+from copy import copy
+
 from edge_agent import ledger
 from edge_agent.home import Home
 from kit import canonical
@@ -28,14 +31,29 @@ class Erased:
         self._path, self._secret = home.path / "state" / _FILE, home.unit_secret()
         self._units = _read(home) if self._path.is_file() else set()
 
+    @property
+    def pseudonyms(self) -> frozenset[str]:
+        """The names under which the ledger knows them, hexadecimal."""
+        return frozenset(self._units)
+
     def add(self, *units: str) -> None:
         """Note units, durably, before anything else is done about them."""
-        fresh = {ledger.pseudonym(self._secret, unit).hex() for unit in units} - self._units
+        self.add_pseudonyms([ledger.pseudonym(self._secret, unit).hex() for unit in units])
+
+    def add_pseudonyms(self, names: Collection[str]) -> None:
+        """Note units by their pseudonyms (hexadecimal), durably."""
+        fresh = set(names) - self._units
         if not fresh:
             return
         self._units |= fresh
         table = {"version": VERSION, "units": sorted(self._units)}
         write_atomic(self._path, canonical.encode(table), mode=0o600)
+
+    def beside(self, names: Collection[str]) -> "Erased":
+        """Return what this would be with these pseudonyms as well; nothing is noted."""
+        found = copy(self)
+        found._units = self._units | set(names)
+        return found
 
     def covers(self, *units: str) -> bool:
         """Say whether one of these units was erased."""

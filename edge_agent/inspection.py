@@ -23,6 +23,7 @@ from edge_agent import (
 from edge_agent.exchange import Exchange
 from edge_agent.gate import verdict
 from edge_agent.home import Home
+from edge_agent.pending import Pending, pending
 from edge_agent.submission import outgoing, signing_chain
 from federation.auditlog.checkpoint import Receipt
 from federation.auditlog.events import Event
@@ -88,6 +89,7 @@ class Standing:
     studies: tuple[dict[str, Any], ...]
     blueprints: tuple[dict[str, Any], ...]
     releases: tuple[dict[str, Any], ...]
+    erasures: tuple[Pending, ...]
     alarms: tuple[str, ...]
 
     def to_text(self) -> str:
@@ -115,6 +117,16 @@ class Standing:
                     ",".join(r["labels"]) + ("; personal data" if r["personal_data"] else ""),
                 )
                 for r in self.releases
+            ),
+        ]
+        table["erasures"] = [
+            ("requested", "patients", "study", "blueprint", "waits for"),
+            *(
+                (
+                    *(e.requested, str(e.patients), e.study or "-", e.blueprint[:16] or "-"),
+                    e.waits_for,
+                )
+                for e in self.erasures
             ),
         ]
         return door.sections(table)
@@ -270,6 +282,7 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
             }
             for r in world.releases
         ),
+        erasures=pending(home, world),
         alarms=tuple(
             contact.alarm_words(alarm, world) for alarm in contact.alarms(world.log, now=now)
         ),

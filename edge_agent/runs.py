@@ -3,10 +3,10 @@
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from edge_agent import bases
 from edge_agent.erased import Erased
@@ -15,7 +15,7 @@ from edge_agent.gate.examination import Subjects
 from edge_agent.home import Home
 from edge_agent.ledger import Budget, Ledger
 from edge_agent.ledger import mark as ledger_mark
-from edge_agent.training.folder import ERASED, HELD_OUT, OPTIONS
+from edge_agent.training.folder import ERASED, HELD_OUT, OPTIONS, REQUEST
 from federation.study import Study
 from kit import canonical, door
 from kit.errors import KitError
@@ -23,10 +23,12 @@ from kit.files import write_atomic
 
 if TYPE_CHECKING:
     from edge_agent.datasets.examples import Cohort
+    from edge_agent.datasets.report import DataReport
     from edge_agent.training.crew import Crew
     from edge_agent.training.held_out import Coins
     from edge_agent.training.plan import PrivacyPlan
     from federation.learning.generator.architecture import Architecture
+    from federation.release.base import Base
 
 RUN, DATA_REPORT = "run.json", "data-report.json"
 MAX_JSON_BYTES = 1 << 24
@@ -49,6 +51,61 @@ class Request:
     held_out: float
     base: str = ""
     accept_expected_loss: bool = False
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the options as canonical JSON values."""
+        table = asdict(self) | {"data": str(self.data), "labels": list(self.labels)}
+        table["epsilon"] = None if self.epsilon is None else canonical.real(self.epsilon)
+        return table | {"held_out": canonical.real(self.held_out)}
+
+    @classmethod
+    def from_table(cls, value: Any) -> Self:
+        """Read what `to_table` wrote.
+
+        Raises:
+            FormatError: a field is missing, unknown or damaged.
+        """
+        table = canonical.fields(value, set(cls.__dataclass_fields__), what="options of a run")
+        epsilon = table["epsilon"]
+        return cls(
+            **table
+            | {
+                "data": Path(table["data"]),
+                "labels": tuple(table["labels"]),
+                "epsilon": None if epsilon is None else canonical.to_float(epsilon),
+                "held_out": canonical.to_float(table["held_out"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What a run would train on and cost; nothing was reserved.
+
+    Attributes:
+        report: what was read.
+        cohort: whom it would train on.
+        plan: its privacy plan; None without privacy.
+        before: epsilon that the worst of these units has spent or reserved; inf without a bound.
+        after: what that would be with all of the run.
+    """
+
+    report: "DataReport"
+    cohort: "Cohort"
+    plan: "PrivacyPlan | None"
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """What a training is about, before anybody's budget is looked at."""
+
+    study: Study
+    cohort: "Cohort"
+    report: "DataReport"
+    architecture: "Architecture"
+    base: "Base | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,41 +173,22 @@ def train(
         KitError: the data, the study, the budget or the options do not allow it.
         InterruptedRunError: ctrl-C; the same call goes on.
     """
-    from edge_agent.datasets.load import load_cohort
     from edge_agent.training import held_out
     from edge_agent.training import run as training
-    from edge_agent.training.trainers import trainer_of
-    from federation.learning.generator.architecture import architecture_for
 
-    study = home.study(request.study)
-    study.build.require_outputs(request.labels)
-    _check_privacy_choice(study, request)
-    held_out.require_share(request.held_out)
     folder = home.run(request.run)
     require_not_erased(folder, request.run)
     gone = Erased(home)
-    cohort, report = load_cohort(
-        request.data,
-        study,
-        request.labels,
-        exact_minimum=request.without_privacy,
-        is_erased=gone.covers,
-    )
-    gone.add(*report.erased_images)
-    for line in report.lines():
-        tell(line)
+    ready = _ready(home, request, is_erased=gone.covers, tell=tell)
+    study, architecture, cohort = ready.study, ready.architecture, ready.cohort
+    gone.add(*ready.report.erased_images)
     run_id = _run_id(folder, request.run)
-    _write_json(folder / DATA_REPORT, report.to_table())
-    preset = request.preset or study.architectures[0].preset
-    architecture = architecture_for(study, preset)
-    base = bases.choose(home, study, request.base, tell=tell)
+    _write_json(folder / DATA_REPORT, ready.report.to_table())
     with open_ledger(home) as ledger:
         _settle_given_up(home, ledger, tell)
         plan, account = None, None
         if not request.without_privacy:
-            plan = _plan(home, folder, study, architecture, cohort, request)
-            tell(trainer_of(architecture).reason(plan))
-            _tell_expected(study, preset, plan, request, tell)
+            plan = _planned(home, folder, ready, request, tell)
             cohort = _with_room(cohort, plan, ledger, run_id, tell)
         coins = _coins(home, folder, run_id, cohort, request)
         trained, sitting_out = held_out.divide(cohort, coins)
@@ -159,7 +197,7 @@ def train(
             plan=plan,
             held_out=len(coins.excluded),
             steps=request.steps,
-            base=base,
+            base=ready.base,
         )
         training.check(study, architecture, trained, options)  # refused runs reserve nothing
         if plan is None:
@@ -171,12 +209,14 @@ def train(
                 plan.events,
                 now,
                 unit_kind=cohort.unit_kind,
-                settings=f"{study.id}, {preset}, {plan.settings}",
+                settings=f"{study.id}, {_preset(study, request)}, {plan.settings}",
             )
         ledger_mark.advance(home.ledger_mark, ledger)
         result = training.train_run(
             folder, study, architecture, trained, options, account, crew=crew
         )
+        kept = replace(request, data=request.data.absolute())
+        write_atomic(folder / REQUEST, canonical.encode(kept.to_table()), mode=0o600)
         if account is not None:
             ledger.settle(run_id)
         subjects = Subjects(trained=trained, held_out=sitting_out, included=coins.included)
@@ -193,6 +233,72 @@ def train(
         gate=verdict.words(folder, passed=passed),
         was_finished=result.was_finished,
     )
+
+
+def rehearse(
+    home: Home,
+    request: Request,
+    *,
+    is_erased: Callable[[str, str], bool],
+    tell: Callable[[str], None],
+) -> Rehearsal:
+    """Check all that `train` checks of a new run, and say what it would cost; nothing is kept.
+
+    `is_erased` says of an image's unit and digest whether the run would leave it out.
+
+    Raises:
+        KitError: the data, the study, the budget or the options do not allow the run.
+    """
+    from edge_agent.training import run as training
+
+    ready, folder = _ready(home, request, is_erased=is_erased, tell=tell), home.run(request.run)
+    cohort, plan = ready.cohort, None
+    with open_ledger(home) as ledger:
+        if not request.without_privacy:
+            plan = _planned(home, folder, ready, request, tell)
+            cohort = _with_room(cohort, plan, ledger, request.run, tell)
+        before = after = ledger.spent(cohort.account_keys())
+        if plan is not None:
+            after = ledger.spent(cohort.account_keys(), plan.events)
+    options = training.TrainOptions(
+        declared_labels=request.labels, plan=plan, steps=request.steps, base=ready.base
+    )
+    training.check(ready.study, ready.architecture, cohort, options)
+    return Rehearsal(report=ready.report, cohort=cohort, plan=plan, before=before, after=after)
+
+
+def _ready(
+    home: Home,
+    request: Request,
+    *,
+    is_erased: Callable[[str, str], bool],
+    tell: Callable[[str], None],
+) -> _Ready:
+    """Read the images, and choose network and base."""
+    from edge_agent.datasets.load import load_cohort
+    from edge_agent.training import held_out
+    from federation.learning.generator.architecture import architecture_for
+
+    study = home.study(request.study)
+    study.build.require_outputs(request.labels)
+    _check_privacy_choice(study, request)
+    held_out.require_share(request.held_out)
+    cohort, report = load_cohort(
+        request.data,
+        study,
+        request.labels,
+        exact_minimum=request.without_privacy,
+        is_erased=is_erased,
+    )
+    for line in report.lines():
+        tell(line)
+    architecture = architecture_for(study, _preset(study, request))
+    base = bases.choose(home, study, request.base, tell=tell)
+    return _Ready(study=study, cohort=cohort, report=report, architecture=architecture, base=base)
+
+
+def _preset(study: Study, request: Request) -> str:
+    return request.preset or study.architectures[0].preset
 
 
 def require_not_erased(folder: Path, run: str) -> None:
@@ -255,14 +361,19 @@ def _settle_given_up(home: Home, ledger: Ledger, tell: Callable[[str], None]) ->
             tell(f"run `{run.run_id}` was given up; {run.charged} steps stay charged")
 
 
-def _plan(
-    home: Home,
-    folder: Path,
-    study: Study,
-    architecture: "Architecture",
-    cohort: "Cohort",
-    request: Request,
+def _planned(
+    home: Home, folder: Path, ready: _Ready, request: Request, tell: Callable[[str], None]
 ) -> "PrivacyPlan":
+    """Return the run's plan, and say where its figures come from and what they will lose."""
+    from edge_agent.training.trainers import trainer_of
+
+    plan = _plan(home, folder, ready, request)
+    tell(trainer_of(ready.architecture).reason(plan))
+    _tell_expected(ready.study, _preset(ready.study, request), plan, request, tell)
+    return plan
+
+
+def _plan(home: Home, folder: Path, ready: _Ready, request: Request) -> "PrivacyPlan":
     from edge_agent.training import run as training
     from edge_agent.training.plan import plan_for
     from edge_agent.training.trainers import trainer_of
@@ -287,14 +398,14 @@ def _plan(
             hint="give --epsilon more than 0 and at most that",
         )
     return plan_for(
-        study,
+        ready.study,
         n_declared=request.declared_count or 0,
-        unit=cohort.unit_kind,
+        unit=ready.cohort.unit_kind,
         epsilon=wanted,
         lifetime_delta=allowed.delta,
         steps=request.steps,
-        preset=trainer_of(architecture).private_preset(
-            request.declared_count or 0, architecture.side_px
+        preset=trainer_of(ready.architecture).private_preset(
+            request.declared_count or 0, ready.architecture.side_px
         ),
     )
 

@@ -32,6 +32,7 @@ from edge_agent import (
     trust,
     withdrawal,
 )
+from edge_agent.batches import Batch
 from edge_agent.enrolment import Enrolled, Request, settle
 from edge_agent.erasure import Erasure
 from edge_agent.errors import TrustError
@@ -224,21 +225,23 @@ def undo(home: Home, study_name: str, path: Path, *, reason: str, now: datetime)
     """
     study, kind = home.study(study_name), RESTORATION_TYPE
     orders = {withdrawal.own_revoked(home, study): study.digest}
+    for blueprint in orders:
+        withdrawal.require_nobody_erased(home, blueprint)
     return write(home, path, now=now, asks=_orders(home, orders, reason=reason, now=now, kind=kind))
 
 
-def withdraw_patient(
-    home: Home, patient: str, path: Path, *, reason: str, now: datetime
+def withdraw_patients(
+    home: Home, batch: Batch, path: Path, *, reason: str, now: datetime
 ) -> tuple[Erasure, Written | None]:
-    """Erase a patient here, and write the orders that take back what the patient is in.
+    """Erase patients here, and write the orders that take back what they are in.
 
     What was written for the coordinator once may still be in the post: its order goes along, and
     keeps it from being taken in. No file is written where there is nothing to order.
 
     Raises:
-        KitError: the ledger knows no run with this patient.
+        KitError: the ledger does not open, or the file cannot be written.
     """
-    begun = erasure.begin(home, patient, reason=reason, now=now)
+    begun = erasure.begin(home, batch, now=now)
     arrived, sent = withdrawal.arrived(home), shipments.known(home)
     studies = {item.blueprint: item.study for item in sent}
     ended = {a.blueprint for a in arrived.values() if a.ended is not None}
@@ -246,18 +249,12 @@ def withdraw_patient(
     orders = {digest: studies[digest] for digest in wanted[: rules.MAX_ORDERS]}
     alive = [a.blueprint for a in arrived.values() if a.ended is None]
     written = None
+    begun = begun.ordering(home, orders)
     if orders:
         asks = _orders(home, orders, reason=reason, now=now)
         written = write(home, path, now=now, asks=asks)
-    found = erasure.finish(
-        home,
-        begun,
-        withdrawn=list(orders),
-        ended=ended,
-        alive=alive + wanted[rules.MAX_ORDERS :],
-        now=now,
-    )
-    return found, written
+    begun = begun.ended(home, ended=ended, alive=alive + wanted[rules.MAX_ORDERS :])
+    return begun.found, written
 
 
 def _orders(

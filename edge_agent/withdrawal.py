@@ -8,7 +8,8 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 
-from edge_agent import acts, contact, outbox
+from edge_agent import acts, contact, outbox, runs, shipments
+from edge_agent.erased import Erased
 from edge_agent.exchange import Exchange
 from edge_agent.home import Home
 from edge_agent.submission import signing_chain
@@ -57,7 +58,7 @@ def preview(home: Home, study_name: str) -> tuple[str, ...]:
     except KitError:  # sent, and never answered: the coordinator knows
         what = "whatever the coordinator has"
     return (
-        f"taken back: {what} of this site in study `{study_name}`",
+        f"to be taken back: {what} of this site in study `{study_name}`",
         "out of use at once, with every release made of it, at every site; shredded after the"
         " grace period, until when `--undo` works",
     )
@@ -67,7 +68,8 @@ def undo(home: Home, study_name: str, *, reason: str, now: datetime) -> StatusNe
     """Undo this site's own withdrawal in a study, on the word of its signing key, within the grace.
 
     Raises:
-        KitError: nothing of this site's is revoked there, or the coordinator refuses.
+        KitError: nothing of this site's is revoked there, an erased patient is in it, or the
+            coordinator refuses.
     """
     with Exchange.open(home) as exchange:
         world = contact.contact(home, exchange)
@@ -77,6 +79,7 @@ def undo(home: Home, study_name: str, *, reason: str, now: datetime) -> StatusNe
         ]
         if not ended:
             raise KitError(f"nothing of this site is revoked in study `{study_name}`")
+        require_nobody_erased(home, ended[-1].digest)
         order(home, exchange, ended[-1], reason, now, kind=RESTORATION_TYPE)
         after = contact.contact(home, exchange)
         return next(s for s in after.blueprints if s.digest == ended[-1].digest)
@@ -119,6 +122,26 @@ def own_revoked(home: Home, study: Study) -> str:
     if not found:
         raise KitError(f"nothing of this site is revoked in study `{study.id}`")
     return max(found, key=lambda a: a.index).blueprint
+
+
+def require_nobody_erased(home: Home, blueprint: str) -> None:
+    """Keep out of use what an erased patient is in.
+
+    Raises:
+        KitError: one is in this blueprint, or the ledger does not open, which would know.
+    """
+    erased = Erased(home).pseudonyms
+    if not erased:
+        return
+    run = next((s.run_id for s in shipments.known(home) if s.blueprint == blueprint), "")
+    with runs.open_ledger(home) as ledger:
+        affected = ledger.runs_of(erased).values()
+    if any(run in their for their in affected):
+        raise KitError(
+            f"blueprint `{blueprint[:16]}` was made with a patient who was erased here; it stays"
+            " withdrawn",
+            hint="train a new --run, which leaves the patient out, and submit that",
+        )
 
 
 def _is_ordered(home: Home, item: "Arrived") -> bool:

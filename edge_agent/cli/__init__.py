@@ -18,6 +18,7 @@ from edge_agent.cli import (
     serving,
     training,
     upkeep,
+    withdrawing,
 )
 from edge_agent.cli.options import PROGRAM
 from kit import door, passphrases
@@ -65,7 +66,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": models.predict,
     "evaluate": models.evaluate,
     "serve": serving.serve,
-    "withdraw": exchange.withdraw,
+    "withdraw": withdrawing.withdraw,
     "backup": upkeep.backup,
     "restore": upkeep.restore,
     "endorse": endorsing.endorse,

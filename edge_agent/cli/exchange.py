@@ -1,18 +1,14 @@
-"""`edge-agent submit`, `status`, `fetch` and `withdraw`: what crosses the wall."""
+"""`edge-agent submit`, `status` and `fetch`: what crosses the wall."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edge_agent.cli.options import FromFile, HomeDir, Json, Run, StudyName, ToFile, one_way
-from kit import clock, door, prompts
-from kit.errors import KitError
+from kit import clock, door
 from kit.progress import Progress
-
-if TYPE_CHECKING:
-    from edge_agent.home import Home
 
 
 def submit(
@@ -106,94 +102,6 @@ def fetch(
     with journal.command(agent, "fetch"):
         result = by_line(agent, study, got=_kibibytes("download"), tell=door.note)
     door.emit(result, as_json=as_json)
-
-
-def withdraw(
-    home: HomeDir,
-    reason: Annotated[str, typer.Option(help="Why; only a commitment to it is sent.")],
-    study: Annotated[
-        str, typer.Option("--study", help="The study whose blueprint is taken back.")
-    ] = "",
-    patient: Annotated[
-        str,
-        typer.Option(
-            help="Instead: a patient's id; every blueprint the patient is in, everywhere."
-        ),
-    ] = "",
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Undo this site's withdrawal, within the grace period.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    to_file: ToFile = None,
-    as_json: Json = False,
-) -> None:
-    """Take this site's blueprint back: out of use at once, shredded after the grace period.
-
-    Shows first what is destroyed, and asks; an undo does not ask.
-    """
-    from edge_agent.home import Home
-
-    if bool(study) == bool(patient) or (patient and undo):
-        raise KitError("give --study or --patient", hint="see `edge-agent withdraw --help`")
-    agent = Home.open(home)
-    if not (yes or undo):
-        _confirm(agent, study, patient, reason)
-    if patient:
-        _erase(agent, patient, reason, to_file, as_json=as_json)
-    elif to_file is not None:
-        _order_by_file(agent, study, reason, to_file, undo=undo, as_json=as_json)
-    else:
-        _order(agent, study, reason, undo=undo, as_json=as_json)
-
-
-def _confirm(agent: "Home", study: str, patient: str, reason: str) -> None:
-    """Ask, after saying what is destroyed; a full disk does not keep anybody from it."""
-    from edge_agent import erasure, withdrawal
-
-    with agent.reserve.drawn_on():
-        if patient:
-            lines = erasure.preview(agent, patient, reason=reason).lines()
-        else:
-            lines = withdrawal.preview(agent, study)
-    for line in lines:
-        door.note(line)
-    if not prompts.confirm("Erase this patient?" if patient else "Withdraw?"):
-        raise KitError("nothing was withdrawn")
-
-
-def _order(agent: "Home", study: str, reason: str, *, undo: bool, as_json: bool) -> None:
-    from edge_agent import journal, withdrawal
-
-    act = withdrawal.undo if undo else withdrawal.withdraw
-    with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
-        status_now = act(agent, study, reason=reason, now=clock.utc_now())
-    result = {"blueprint": status_now.digest, "state": status_now.state}
-    door.emit(result, as_json=as_json)
-
-
-def _order_by_file(
-    agent: "Home", study: str, reason: str, file: Path, *, undo: bool, as_json: bool
-) -> None:
-    from edge_agent import stick
-
-    act = stick.undo if undo else stick.withdraw
-    with agent.reserve.drawn_on():
-        written = act(agent, study, file, reason=reason, now=clock.utc_now())
-    door.emit(written, as_json=as_json)
-
-
-def _erase(agent: "Home", patient: str, reason: str, file: Path | None, *, as_json: bool) -> None:
-    from edge_agent import erasure, journal, stick
-
-    with agent.reserve.drawn_on(), journal.command(agent, "withdraw"):
-        now = clock.utc_now()
-        if file is None:
-            found, written = erasure.withdraw_patient(agent, patient, reason=reason, now=now), None
-        else:
-            found, written = stick.withdraw_patient(agent, patient, file, reason=reason, now=now)
-    result = door.to_table(found) | ({"written": door.to_table(written)} if written else {})
-    door.emit(result, as_json=as_json)
-    erasure.require_whole(found)
 
 
 def _kibibytes(what: str) -> Callable[[int, int], None]:

@@ -184,10 +184,14 @@ class Ledger:
         with self._chain.reading():
             return tuple(self._chain.runs.values())
 
-    def spent(self, units: Collection[str]) -> float:
-        """Return the epsilon of the worst of `units` at the budget's delta; inf if unbounded."""
+    def spent(self, units: Collection[str], more: Sequence[DpEvent] = ()) -> float:
+        """Return the epsilon of the worst of `units` at the budget's delta; inf if unbounded.
+
+        `more` are events that are not in the ledger and count as well: what a run would cost.
+        """
         with self._chain.reading():
-            return max(map(self._epsilon, self._histories(self._pseudonyms(units))))
+            histories = self._histories(self._pseudonyms(units))
+            return max(self._epsilon(history, more) for history in histories)
 
     def without_room(
         self, units: Collection[str], events: Sequence[DpEvent], *, unit_kind: Unit, run_id: str
@@ -221,11 +225,11 @@ class Ledger:
             }
         return frozenset(keys[name] for name, history in runs_of.items() if history in full)
 
-    def runs_with(self, unit: str) -> tuple[str, frozenset[str]]:
-        """Return one unit's pseudonym (hexadecimal) and every run that it took part in."""
+    def runs_of(self, names: Collection[str]) -> dict[str, frozenset[str]]:
+        """Return the runs that each of some pseudonyms (hexadecimal) took part in."""
         with self._chain.reading():
-            names = self._pseudonyms([unit])
-            return names[0].hex(), next(iter(self._histories(names)))
+            found = self._chain.runs_of([bytes.fromhex(name) for name in sorted(set(names))])
+        return {name.hex(): runs for name, runs in found.items()}
 
     def status(self) -> LedgerStatus:
         """Return the whole account for people."""
@@ -293,10 +297,10 @@ class Ledger:
         spent = (run.spent() for run in self._chain.runs.values() if run.run_id in history)
         return tuple(event for events in spent for event in events)
 
-    def _epsilon(self, history: frozenset[str]) -> float:
+    def _epsilon(self, history: frozenset[str], more: Sequence[DpEvent] = ()) -> float:
         if not all(self._chain.runs[run_id].is_private for run_id in history):
             return math.inf
-        return compose(self._events(history), self.budget.delta)
+        return compose((*self._events(history), *more), self.budget.delta)
 
     def _require_bounded(self, histories: set[frozenset[str]]) -> None:
         if any(math.isinf(self._epsilon(history)) for history in histories):

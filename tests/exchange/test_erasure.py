@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from coordinator import papers
-from edge_agent import erasure, withdrawal
+from edge_agent import batches, erasure, replacement, withdrawal
 from edge_agent import runs as agent_runs
+from edge_agent.erased import Erased
 from edge_agent.runs import RUN
 from edge_agent.training.folder import ERASED, LOCK, OPTIONS, PRIVACY, WEIGHTS
 from federation.accounting import DpEvent
@@ -53,8 +54,21 @@ def studies(enrolled):
     return enrolled, home, run_id, first.blueprint, second.blueprint
 
 
-def erase(home, patient=PATIENT):
-    return erasure.withdraw_patient(home, patient, reason="she asked", now=clock.utc_now())
+def named(home, *patients, reason="she asked"):
+    """What a command makes of ids: pseudonyms, and the batch that they are in."""
+    names = erasure.asked_for(home, patients or (PATIENT,), reason=reason)
+    return replacement.proposal(home, names, None, now=clock.utc_now()).batch
+
+
+def erase(home, *patients, reason="she asked"):
+    batch = named(home, *patients, reason=reason)
+    return erasure.carry_out(home, batch, reason=reason, now=clock.utc_now()).found
+
+
+def runs_with(home, patient):
+    [name] = batches.pseudonyms(home, [patient])
+    with agent_runs.open_ledger(home) as ledger:
+        return ledger.runs_of([name])[name]
 
 
 def test_erasure_of_a_patient_takes_back_what_she_is_in_and_nothing_else(studies):
@@ -67,8 +81,10 @@ def test_erasure_of_a_patient_takes_back_what_she_is_in_and_nothing_else(studies
         assert states == {first: "revoked", second: "pending"}
         again = erase(home)
         assert (again.withdrawn, again.withdrawn_before) == ((), (first,))
-        with pytest.raises(KitError, match="took part in no run"):
-            erase(home, "Somebody-Else")
+        nobody = erase(home, "Somebody-Else")
+        assert (nobody.in_no_run, nobody.ledger_runs, nobody.withdrawn) == (1, (), ())
+        assert Erased(home).covers("Somebody-Else")  # whose images may come later
+        assert (found.in_no_run, again.in_no_run) == (0, 0)
         both = erase(home, "somebody")
         assert (both.withdrawn, both.withdrawn_before) == ((second,), (first,))
 
@@ -80,8 +96,8 @@ def test_erasure_names_the_patient_nowhere_and_records_what_was_done(studies):
     [record] = [
         canonical.decode(p.read_bytes()) for p in (home.path / "withdrawals").glob("erasure-*")
     ]
-    assert record["withdrawn"] == [first]
-    assert record["patient"] == found.patient
+    assert record["ordered"] == [first]
+    assert tuple(record["patients"]) == found.patients
     for folder in (federation.hub, home.path):
         for path in folder.rglob("*"):
             assert PATIENT not in path.name
@@ -132,8 +148,8 @@ def test_a_reason_that_names_the_patient_is_not_taken(studies):
     federation, home, *_ = studies
     with federation.serving():
         for reason in (PATIENT, f"asked by {PATIENT.lower()}."):
-            with pytest.raises(KitError, match="reason contains the patient's id"):
-                erasure.withdraw_patient(home, PATIENT, reason=reason, now=clock.utc_now())
+            with pytest.raises(KitError, match="reason contains a patient's id"):
+                erase(home, reason=reason)
         assert not (home.path / "withdrawals").exists()
         assert erase(home).withdrawn
 
@@ -155,14 +171,12 @@ def test_no_training_takes_an_erased_patient_again(enrolled, tmp_path):
     renamed = [(file, patient.replace(PATIENT, "new-id")) for file, patient in rows]
     write_map(data, renamed)
     assert [line for line in train(home, data, "third") if "unit erased here" in line]
-    with agent_runs.open_ledger(home) as ledger:
-        assert ledger.runs_with("new-id")[1] == frozenset()
-        assert len(ledger.runs_with("p-0")[1]) == 3  # who stays is in all of them
+    assert runs_with(home, "new-id") == frozenset()
+    assert len(runs_with(home, "p-0")) == 3  # who stays is in all of them
 
 
 def ran_with(home):
-    with agent_runs.open_ledger(home) as ledger:
-        return sorted(name.rpartition("-")[0] for name in ledger.runs_with(PATIENT)[1])
+    return sorted(name.rpartition("-")[0] for name in runs_with(home, PATIENT))
 
 
 REQUEST = agent_runs.Request(

@@ -18,7 +18,7 @@ from kit import clock
 from kit.errors import FormatError, KitError
 from pki import certificates, keys
 from protos import exchange_pb2 as pb
-from tests.exchange.test_erasure import PATIENT, charge
+from tests.exchange.test_erasure import PATIENT, charge, named
 from tests.fakes import runs, site
 
 LATE = timedelta(days=250)  # a signing certificate lives a year and is renewed at two thirds
@@ -214,7 +214,7 @@ def two_studies(enrolled, no_intake):
 
 
 def erase(home, file, at=None):
-    return edge.withdraw_patient(home, PATIENT, file, reason="she asked", now=at or now())
+    return edge.withdraw_patients(home, named(home), file, reason="she asked", now=at or now())
 
 
 def test_erasure_of_a_patient_travels_by_stick(two_studies):

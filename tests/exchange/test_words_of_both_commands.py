@@ -10,10 +10,9 @@ import sqlalchemy as sa
 
 from coordinator import roots, state
 from coordinator.home import CONFIG, CoordinatorConfig
-from edge_agent import runs as agent_runs
 from kit import config
 from pki import enrolment
-from tests.exchange.test_erasure import PATIENT, charge
+from tests.exchange.test_erasure import PATIENT, charge, runs_with
 from tests.fakes import site
 from tests.fakes.commands import run
 from tests.fakes.terminal import Terminal, free_ports
@@ -120,6 +119,28 @@ def test_a_wrong_file_is_named_with_what_belongs_there(pending, tmp_path):
     assert not (tmp_path / "n").exists()
 
 
+def test_a_wrong_word_is_answered_with_the_help_of_its_own_command(enrolled):
+    for words, command in (
+        (("edge-agent", "withdraw", "--nope"), "edge-agent withdraw"),
+        (("edge-agent", "keys", "nope"), "edge-agent keys"),
+        (("coordinator", "study", "create", "--nope"), "coordinator study create"),
+        (("coordinator", "nope"), "coordinator"),
+    ):
+        assert lines(run(*words))[1] == f"see `{command} --help`"
+        assert run(*command.split(), "--help").code == 0
+
+
+def test_the_home_of_the_other_side_is_named_as_that(enrolled):
+    hub, home = enrolled.hub, enrolled.folder / "a"
+    error, hint = lines(run("coordinator", "sites", "list", "--home", home))
+    assert "unknown key `site`" in error
+    assert hint == "this is the home of an edge agent: give the coordinator's own with --home"
+    error, hint = lines(run("edge-agent", "status", "--home", hub))
+    assert hint == "this is the home of a coordinator: give this site's own with --home"
+    assert run("coordinator", "sites", "list", "--home", hub).code == 0
+    assert run("edge-agent", "keys", "list", "--home", home).code == 0
+
+
 def test_options_of_the_program_are_looked_for_after_the_command(enrolled, tmp_path):
     for program, home in (("coordinator", enrolled.hub), ("edge-agent", enrolled.folder / "a")):
         words = ("keys", "list", "--home", home)
@@ -147,7 +168,7 @@ def test_a_withdrawal_shows_what_goes_and_asks_first(pending):
         assert pending.states()["a"] == "pending"
         said_yes = run(*words, typed="y\n")
         assert said_yes.code == 0, said_yes.err
-        assert f"taken back: blueprint `{pending.digest('a')[:16]}`" in said_yes.err
+        assert f"to be taken back: blueprint `{pending.digest('a')[:16]}`" in said_yes.err
         assert pending.states()["a"] == "revoked"
 
 
@@ -169,8 +190,7 @@ def test_an_erasure_shows_what_goes_and_asks_first(enrolled):
         assert done.code == 0, done.err
         assert "ask" not in done.err
         assert not weights.exists()
-    with agent_runs.open_ledger(home) as ledger:
-        assert ledger.runs_with(PATIENT)[1] == {run_id}
+    assert runs_with(home, PATIENT) == {run_id}
 
 
 def test_status_is_a_table_that_names_the_newest_release(released):

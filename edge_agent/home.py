@@ -54,6 +54,8 @@ class Home:
         """
         home = cls(path.absolute())
         home.check_schema()
+        if home.config_path.is_file():
+            _ = home.config  # a coordinator's home is said to be that
         if not home.config_path.is_file() or not home.tls_chain.is_file():
             raise NotEnrolledError(
                 f"`{path}` is not enrolled", hint="run `edge-agent enroll --token FILE` first"

@@ -20,12 +20,19 @@ _LIGHT = """
 import sys
 from importlib import import_module
 
-class Absent:
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "diffusers", "opacus"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return None
+        return self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path = [Without(finder) for finder in sys.meta_path]
 program = sys.argv[1]
 sys.argv = sys.argv[1:]
 import_module(program.replace("-", "_") + ".cli").main()

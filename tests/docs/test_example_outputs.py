@@ -11,7 +11,7 @@ from edge_agent import enrolment, erasure, inspection, installed, renewal, submi
 from pki import protecting
 
 DOCS = Path(__file__).parents[2] / "docs"
-GATE = frozenset({"gate_passed"})  # for programs; people read `gate`
+TOLD = frozenset({"gate_passed", "quality"})  # for programs; people read sentences
 SHOWN = [
     ("edge-manual.md", "edge-agent enroll", enrolment.Enrolled),
     ("edge-manual.md", "edge-agent renew", renewal.Renewed),
@@ -47,7 +47,7 @@ def outputs(text, command):
 
 
 def names(kind):
-    return [f.name.replace("_", " ") for f in dataclasses.fields(kind) if f.name not in GATE]
+    return [f.name.replace("_", " ") for f in dataclasses.fields(kind) if f.name not in TOLD]
 
 
 def differences(text, command, kind):

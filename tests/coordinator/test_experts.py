@@ -10,39 +10,17 @@ from coordinator.jobs import JobKind, Owner
 from federation.build_policy import Mode
 from federation.release.statement import Role
 from kit.errors import KitError
-from tests.fakes import forks, runs, site
+from tests.fakes import forks, four, runs, site
 from tests.fakes.terminal import Terminal
 
-LABELS = {"a": ("round", "long"), "b": ("dark", "pale"), "c": ("lobed", "round")}
-SHARDS, EXPERTS = 6, 3
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory):
-    """Three approved blueprints of two classes each, and what a single class was told before."""
-    federation = site.found(tmp_path_factory.mktemp("experts"))
-    with federation.open() as coordinator:
-        study = site.create_study(coordinator, mode="experts")
-    refusals = {}
-    with federation.serving() as coordinator:
-        for number, (name, labels) in enumerate(LABELS.items()):
-            home = site.enrol(coordinator, federation, name)
-            runs.write_run(home, study, labels, seed=number)
-        runs.write_run(home, study, ("lobed",), name="single", seed=9)
-        with pytest.raises(KitError) as refusal:
-            site.submit(home, "single")
-        refusals["c"] = str(refusal.value)
-        for name in LABELS:
-            site.submit(federation.home(name))
-        site.wait_for(lambda: site.settled(federation))
-    for name in LABELS:
-        site.approve(federation, name)
-    return federation, refusals
+SHARDS, EXPERTS = 8, 4
 
 
 @pytest.fixture
-def approved(stage, tmp_path):
-    return stage[0].clone(tmp_path / "federation")
+def approved(tmp_path, tmp_path_factory):
+    """Four approved blueprints of two classes each."""
+    base = tmp_path_factory.getbasetemp()
+    return four.copy("approved", "experts", tmp_path / "federation", base)
 
 
 def weights_of(federation):
@@ -55,10 +33,20 @@ def weights_of(federation):
         }
 
 
-def test_a_single_class_is_refused_before_anything_of_it_is_sent_and_two_are_taken(stage):
-    federation, refusals = stage
-    assert "takes no blueprint of a single class" in refusals["c"]
-    assert federation.states() == dict.fromkeys(LABELS, "approved")
+def test_a_single_class_is_refused_before_anything_of_it_is_sent_and_two_are_taken(
+    tmp_path, tmp_path_factory
+):
+    base = tmp_path_factory.getbasetemp()
+    federation = four.copy("enrolled", "experts", tmp_path / "federation", base)
+    home = federation.home("a")
+    [study] = home.studies()
+    runs.write_run(home, study, four.LABELS["a"][:1], name="single", seed=9)
+    with federation.serving():
+        with pytest.raises(KitError, match="takes no blueprint of a single class"):
+            site.submit(home, "single")
+        assert federation.states() == {}
+    four.submit(federation, "a")
+    assert federation.states() == {"a": "approved"}
 
 
 def test_a_plan_refuses_a_single_class_as_well(approved, monkeypatch):
@@ -109,18 +97,18 @@ def test_without_one_blueprint_the_other_experts_keep_their_bits_and_nobody_trai
     never = approved.clone(tmp_path / "never")
     site.build(approved)
     before = weights_of(approved)
-    gone = approved.digest("c")
+    gone = approved.digest(four.SOLE_OWNER)
     with approved.open() as coordinator:
-        site.revocation_of(approved, coordinator, "c")
+        site.revocation_of(approved, coordinator, four.SOLE_OWNER)
         folder = site.shards_folder(coordinator, gone)
         assert not folder.exists() or not list(folder.iterdir())
     made = site.build(approved)
     assert (made.shards_generated, made.experts_trained) == (0, 0)
-    assert made.labels == ("round", "long", "dark", "pale")
+    assert made.labels == site.CLASSES[:-1]  # nobody else had the last one
     after = weights_of(approved)
     assert after == {b: w for b, w in before.items() if b != gone}
     with never.open() as coordinator:
-        site.revocation_of(never, coordinator, "c")
+        site.revocation_of(never, coordinator, four.SOLE_OWNER)
     fresh = Terminal(never.folder).json("coordinator", "hub", "build", site.STUDY)
     assert fresh["experts_trained"] == EXPERTS - 1
     assert fresh["release"] == made.release

@@ -42,11 +42,15 @@ def test_what_is_told_comes_from_rows_that_the_temperature_was_not_fitted_on() -
     assert found.log_loss == log_loss(softmax(logits[1::2] / found.temperature), labels[1::2])
 
 
-def test_certain_logits_stay_within_the_bounds() -> None:
-    labels = np.arange(40) % 4
-    right = np.eye(4)[labels] * 5
-    assert fit_temperature(right, labels) == pytest.approx(0.1, rel=1e-6)
+def test_images_that_were_all_right_leave_the_doubt_that_their_number_does() -> None:
+    for count in (40, 4000):
+        labels = np.arange(count) % 4
+        right = np.eye(4)[labels] * 5
+        found = fit_temperature(right, labels)
+        confidence = softmax(right / found).max(axis=1)
+        assert confidence == pytest.approx(1 - 1 / (count + 2))
     assert fit_temperature(-right, labels) == pytest.approx(10.0, rel=1e-6)
+    assert fit_temperature(right[:, :1], labels * 0) == 1.0
 
 
 def test_what_cannot_be_calibrated_is_refused() -> None:

@@ -334,8 +334,8 @@ _ROWS: tuple[tuple[str, str, str, Check, str], ...] = (
         "each revocation: its order, when its key was destroyed, and the releases it took along",
         "audit list",
         _erased,
-        "shows this coordinator's stores; what it cannot reach is under not_reached; `audit dossier`"
-        " signs one revocation for an auditor elsewhere",
+        "shows this coordinator's stores; what it cannot reach is under not_reached; for an auditor"
+        " elsewhere `audit dossier` signs one revocation",
     ),
     (
         "GDPR 25, 35: data protection by design",

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator import review_records
 from coordinator.context import Coordinator
 from coordinator.keystore import KeyStore
 from federation.blueprint import envelope, weights
@@ -11,8 +12,9 @@ from kit import seeds
 from pki import kem
 
 BLUEPRINT, RECIPIENT = "blueprint", "recipient"
-SHARD, EXPERT = "shard", "expert"  # what is made of a blueprint, and shredded with it
+SHARD, EXPERT, REVIEW = "shard", "expert", "review"  # made of a blueprint, shredded with it
 _MAX_SEALED_BYTES = 1 << 30
+_DRAWN = "drawn-1"  # another number when something else is drawn
 
 
 def keystore(coordinator: Coordinator) -> KeyStore:
@@ -98,6 +100,20 @@ def _load(coordinator: Coordinator, kind: str, digest: str, name: str) -> bytes 
     return envelope.decrypt(sealed, key, context)
 
 
+def drawn_name(digest: str) -> str:
+    """Return the name of what was drawn of a blueprint for review: beside its shards."""
+    return _derived_name(digest, _DRAWN)
+
+
+def drawn_key(coordinator: Coordinator, digest: str) -> tuple[bytes, bytes]:
+    """Return key (sensitive) and context of what was drawn for review.
+
+    Raises:
+        NotFoundError: the blueprint's key was destroyed.
+    """
+    return _derived_key(coordinator, REVIEW, digest, _DRAWN)
+
+
 def _derived_name(digest: str, name: str) -> str:
     return f"{digest}/{name}.sealed"
 
@@ -117,6 +133,7 @@ def destroy(coordinator: Coordinator, digest: str) -> None:
     coordinator.home.received(digest).unlink(missing_ok=True)
     coordinator.stores.payloads.delete(payload_name(digest))
     coordinator.stores.shards.delete(digest)
+    review_records.forget(coordinator, digest)
 
 
 def content_key(coordinator: Coordinator, wrapped_key: bytes, statement: Statement) -> bytes:

@@ -3,14 +3,15 @@
 The package carries the statement and the manifest as they were signed; both digests are computed
 where the reviewer sits, and the reviewer types digits of the blueprint's back, so that the
 coordinator's machine cannot have something else signed than it shows. The private key never comes
-near it.
+near it. What the review aids found travels along as the coordinator's word: it cannot be recomputed
+there.
 """
 
 import os
 from dataclasses import dataclass
 from datetime import datetime
 
-from coordinator import registry, restoration, reviews, revocation
+from coordinator import inspections, registry, restoration, reviews, revocation
 from coordinator.context import Coordinator
 from coordinator.restoration import Restoration
 from coordinator.revocation import Revocation
@@ -23,9 +24,11 @@ from kit import canonical, clock
 from kit.errors import FormatError
 from pki import keys
 
-VERSION = 1
+VERSION = 2
+_RECORD_VERSION = 1
 MAX_PACKAGE_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 10
+_MAX_LINE = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,7 @@ class Package:
 
     statement: Statement
     study: Study
+    aids: tuple[str, ...]
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Package":
@@ -43,13 +47,16 @@ class Package:
             FormatError: it is not one.
         """
         table = canonical.decode(data, limit=MAX_PACKAGE_BYTES)
-        canonical.fields(table, {"version", "statement", "study"}, what="review package")
+        canonical.fields(table, {"version", "statement", "study", "aids"}, what="review package")
         canonical.version(table["version"], expected=VERSION, what="review package")
         statement = Statement.from_bytes(canonical.b64decode(table["statement"]))
         study = Study.from_bytes(canonical.b64decode(table["study"]))
         if statement.context.study_digest != study.digest:
             raise FormatError("the statement is for another study than the manifest beside it")
-        return cls(statement=statement, study=study)
+        if not isinstance(table["aids"], list):
+            raise FormatError("the review package's aids are no list")
+        aids = tuple(canonical.printable(line, width=_MAX_LINE) for line in table["aids"])
+        return cls(statement=statement, study=study, aids=aids)
 
     def shown(self) -> dict[str, object]:
         """Return what the reviewer has to see before signing."""
@@ -65,6 +72,7 @@ class Package:
             f" {self.statement.privacy.unit}, declared",
             "gate_passed": self.statement.gate.passed,
             "issued": self.statement.issued,
+            "aids_by_the_coordinator": self.aids,
         }
 
 
@@ -77,11 +85,13 @@ def package(coordinator: Coordinator, prefix: str) -> bytes:
     with coordinator.state.read() as tx:
         row = reviews.find(tx, prefix)
         manifest = registry.find_study(tx, row.study_digest).manifest
+        aids = inspections.of(tx, row).lines()
     return canonical.encode(
         {
             "version": VERSION,
             "statement": canonical.b64encode(row.statement),
             "study": canonical.b64encode(manifest),
+            "aids": list(aids),
         }
     )
 
@@ -116,7 +126,7 @@ def sign(
     Approval.verify(envelope, study=asked.study, blueprint=asked.statement.digest)
     return canonical.encode(
         {
-            "version": VERSION,
+            "version": _RECORD_VERSION,
             "envelope": canonical.b64encode(envelope),
             "reason": reason,
             "salt": salt.hex(),
@@ -132,7 +142,7 @@ def read_record(data: bytes) -> reviews.Signed:
     """
     table = canonical.decode(data, limit=MAX_RECORD_BYTES)
     canonical.fields(table, {"version", "envelope", "reason", "salt"}, what="signed record")
-    canonical.version(table["version"], expected=VERSION, what="signed record")
+    canonical.version(table["version"], expected=_RECORD_VERSION, what="signed record")
     try:
         salt = bytes.fromhex(table["salt"])
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import descent, payloads, recipients, registry, state
+from coordinator import descent, inspections, payloads, recipients, registry, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.state import Transaction
@@ -61,6 +61,7 @@ class Review:
     received: str | None
     certificate: str
     weights_sha256: str
+    aids: tuple[str, ...]
     decisions: tuple[str, ...]
 
 
@@ -470,6 +471,7 @@ def _review(tx: Transaction, row: sa.Row[Any]) -> Review:
         received=row.received,
         certificate=certificates.fingerprint(certificates.from_pem(row.signing_chain)[0]),
         weights_sha256=row.weights_sha256,
+        aids=inspections.of(tx, row).lines(),
         decisions=tuple(f"{d.reviewer}: {d.decision} at {d.time}" for d in decisions),
     )
 

@@ -69,6 +69,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "token": sites.token,
     "list": reviews.list_blueprints,
     "show": reviews.show,
+    "inspect": reviews.inspect,
     "approve": reviews.approve,
     "reject": reviews.reject,
     "build": builds.build,

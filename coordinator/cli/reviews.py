@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coordinator.restoration import Restoration
     from coordinator.reviews import Review
     from coordinator.revocation import Revocation
+    from federation.learning.review.finding import Finding
     from pki.keys import SigningKey
 
 _COMMANDS = {
@@ -76,6 +77,38 @@ def show(
         if to_sign is not None:
             write_atomic(to_sign, remote_review.package(coordinator, blueprint), mode=0o600)
     door.emit(found, as_json=as_json)
+
+
+def inspect(
+    home: Home,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="BLUEPRINT|STUDY",
+            help="The first digits of a blueprint's digest, or a study: everything in play there.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Run the review aids, which flag and decide nothing; `show` repeats what they found."""
+    from coordinator import aids
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = aids.inspect(coordinator, name)
+    blocks = (
+        door.columns(
+            [_aid_row(finding) for finding in each.findings],
+            (f"{each.blueprint[:16]} {each.site}", "outcome", "measure", "threshold", "words"),
+        )
+        for each in found
+    )
+    door.emit(found, as_json=as_json, text="\n\n".join(blocks) or "nothing is in play")
+
+
+def _aid_row(finding: "Finding") -> tuple[str, ...]:
+    measure = "-" if finding.measure is None else f"{finding.measure:.3g}"
+    return (finding.aid, finding.outcome, measure, f"{finding.threshold:.3g}", finding.words)
 
 
 def approve(
@@ -236,9 +269,23 @@ def _decide_here(
         return revocation.revoke(coordinator, blueprint, reviewer_key=key, reason=reason)
     if decision == Decision.RESTORE:
         return restoration.restore(coordinator, blueprint, reviewer_key=key, reason=reason)
+    if decision == Decision.APPROVE:
+        _remind(coordinator, blueprint)
     return reviews.decide(
         coordinator, blueprint, Decision(decision), reviewer_key=key, reason=reason
     )
+
+
+def _remind(coordinator: "Coordinator", blueprint: str) -> None:
+    """Say what the aids flagged, or that nobody asked them; the decision is the reviewer's."""
+    from coordinator import inspections, reviews
+
+    with coordinator.state.read() as tx:
+        found = inspections.of(tx, reviews.find(tx, blueprint))
+    if found.made is None:
+        door.note(f"review aids: {inspections.NONE_YET}")
+    for finding in found.flagged:
+        door.note(f"review aids: {finding.line()}")
 
 
 def _sign_elsewhere(

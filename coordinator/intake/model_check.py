@@ -2,9 +2,12 @@
 
 Loads the network, draws a few images of every declared class, and refuses what shows nothing or
 repeats a handful of images: the part of the site's gate that needs no private image, asked again.
+Of what passes it makes the sketch by which it would be known again after it was destroyed (A20).
 The framework is loaded before the walls go up, and before a byte of the request is read: loading
 looks for folders that are out of reach afterwards.
 """
+
+from typing import Any
 
 import torch
 
@@ -20,6 +23,7 @@ from federation.learning.generator.architecture import (
 )
 from federation.learning.generator.sampler import sample
 from federation.learning.methods import federated_factory
+from federation.learning.review import sketch
 from federation.study import Study
 from kit import canonical, seeds
 from kit.errors import KitError
@@ -44,10 +48,15 @@ def main() -> None:
     arrays = weights.read(envelope.part(plaintext, statement, WEIGHTS), table)
     try:
         found = check(arrays, statement, study, canonical.b64decode(request["secret"]))
+        known = sketched(arrays, statement, study, canonical.b64decode(request["sketch_key"]))
     except KitError as error:
         limited.answer(request, refused=f"step 23: {error}")
         return
-    limited.answer(request, support={label: [s.samples, s.distinct] for label, s in found.items()})
+    limited.answer(
+        request,
+        support={label: [s.samples, s.distinct] for label, s in found.items()},
+        sketch=known,
+    )
 
 
 def check(
@@ -58,10 +67,7 @@ def check(
     Raises:
         KitError: the samples of a class show nothing, or repeat a handful of images.
     """
-    torch.set_num_threads(1)
-    architecture = Architecture.from_table(statement.architecture)
-    network = build_network(architecture)
-    load_weights(network, arrays)
+    network, architecture = _loaded(arrays, statement)
     found = {}
     for label in statement.outputs:
         labels = torch.full((SAMPLES_PER_CLASS,), study.classes.index(label))
@@ -77,6 +83,37 @@ def check(
             images, minimum_per_class=study.minimum_per_class
         )
     return found
+
+
+def sketched(
+    arrays: weights.Arrays, statement: Statement, study: Study, key: bytes
+) -> dict[str, Any]:
+    """Return the sketch of a generator, as JSON values.
+
+    Raises:
+        KitError: its samples are not finite.
+    """
+    network, architecture = _loaded(arrays, statement)
+    images = {
+        label: sample(
+            network,
+            architecture,
+            torch.full((sketch.SKETCHED_IMAGES,), study.classes.index(label)),
+            seed=sketch.noise_seed(key, label),
+            steps=sketch.SKETCH_STEPS,
+            batch_size=sketch.SKETCHED_IMAGES,
+        ).numpy()
+        for label in statement.outputs
+    }
+    return sketch.sketch(arrays, images, key).to_table()
+
+
+def _loaded(arrays: weights.Arrays, statement: Statement) -> tuple[torch.nn.Module, Architecture]:
+    torch.set_num_threads(1)
+    architecture = Architecture.from_table(statement.architecture)
+    network = build_network(architecture)
+    load_weights(network, arrays)
+    return network, architecture
 
 
 if __name__ == "__main__":

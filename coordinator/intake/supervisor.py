@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator import payloads, recipients, registry, state
+from coordinator import payloads, recipients, registry, sketches, state
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError
 from coordinator.intake import limited
@@ -18,6 +18,7 @@ from federation.auditlog.events import Kind
 from federation.blueprint.errors import RefusalError
 from federation.blueprint.statement import Statement
 from federation.learning.downstream.support import MAX_SAMPLES
+from federation.learning.review.sketch import Sketch
 from federation.study import Study
 from kit import canonical, seeds
 from kit.errors import FormatError, KitError
@@ -65,7 +66,7 @@ def take_in(coordinator: Coordinator, digest: str) -> None:
         study_row = registry.find_study(tx, row.study_digest)
     statement = Statement.from_bytes(row.statement)
     try:
-        support = _check(coordinator, row, statement, study_row)
+        support, sketch = _check(coordinator, row, statement, study_row)
     except (RefusalError, limited.CheckFailedError, NotFoundError) as error:
         _refuse(coordinator, row, str(error))
         return
@@ -76,6 +77,7 @@ def take_in(coordinator: Coordinator, digest: str) -> None:
         Kind.BLUEPRINT_PENDING,
         reason="",
         support=json.dumps(support),
+        sketch=sketch,
     ):
         payloads.destroy(coordinator, digest)  # revoked while it was being checked
         return
@@ -85,8 +87,8 @@ def take_in(coordinator: Coordinator, digest: str) -> None:
 
 def _check(
     coordinator: Coordinator, row: sa.Row[Any], statement: Statement, study_row: sa.Row[Any]
-) -> dict[str, list[int]]:
-    """Run both checks; returns what `_support` reads from the second one's verdict."""
+) -> tuple[dict[str, list[int]], Sketch]:
+    """Run both checks; returns what `_support` and `_sketch` read from the second one's verdict."""
     digest = statement.digest
     store = payloads.keystore(coordinator)
     content_key = payloads.content_key(coordinator, row.wrapped_key, statement)
@@ -111,6 +113,7 @@ def _check(
     model_only = {
         "study": canonical.b64encode(study_row.manifest),
         "secret": canonical.b64encode(secret),
+        "sketch_key": canonical.b64encode(sketches.key(coordinator)),
     }
     with (
         coordinator.stores.payloads.local(payloads.payload_name(digest)) as path,
@@ -119,7 +122,23 @@ def _check(
         verdict = limited.run(
             MODEL_CHECK, common | model_only, MODEL_LIMITS, files={"sealed": sealed.fileno()}
         )
-    return _support(verdict.get("support"), statement)
+    support = _support(verdict.get("support"), statement)
+    return support, _sketch(verdict.get("sketch"), statement)
+
+
+def _sketch(value: Any, statement: Statement) -> Sketch:
+    """Read the sketch from a verdict; the process that made it had seen the payload.
+
+    Raises:
+        CheckFailedError: it is none, or not of every declared class.
+    """
+    try:
+        found = Sketch.from_table(value)
+    except FormatError as error:
+        raise limited.CheckFailedError("the check gave no readable verdict") from error
+    if set(found.classes) != set(statement.outputs):
+        raise limited.CheckFailedError("the check gave no readable verdict")
+    return found
 
 
 def _support(value: Any, statement: Statement) -> dict[str, list[int]]:
@@ -170,6 +189,7 @@ def _settle(
     *,
     reason: str,
     support: str | None = None,
+    sketch: Sketch | None = None,
 ) -> bool:
     with coordinator.write() as tx:
         changed = tx.execute(
@@ -182,6 +202,8 @@ def _settle(
         )
         if changed.rowcount:
             tx.record(kind, row.digest, study=row.study_digest)
+            if sketch is not None:
+                sketches.keep(tx, row.digest, sketch)
             if new_state is BlueprintState.REFUSED:  # a copy that somebody kept stays shut
                 recipients.rotate(coordinator, tx, row.study_digest, row.site)
     return bool(changed.rowcount)

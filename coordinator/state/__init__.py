@@ -35,7 +35,9 @@ from coordinator.state.tables import (
     readmissions,
     recipient_keys,
     releases,
+    review_aids,
     sites,
+    sketches,
     studies,
 )
 from coordinator.state.transaction import Transaction
@@ -67,6 +69,8 @@ __all__ = [
     "readmissions",
     "recipient_keys",
     "releases",
+    "review_aids",
     "sites",
+    "sketches",
     "studies",
 ]

@@ -157,6 +157,20 @@ blueprints = sa.Table(
     sa.Column("destroyed", TEXT),
     sa.Column("support", LONG_TEXT),  # JSON: samples drawn and different ones, per class
 )
+sketches = sa.Table(  # by which a blueprint is known again after it was destroyed (A20)
+    "sketches",
+    metadata,
+    sa.Column("blueprint", TEXT, primary_key=True),
+    sa.Column("sketch", LONG_TEXT, nullable=False),  # JSON
+)
+review_aids = sa.Table(  # what arithmetic said of a blueprint's samples, until it is destroyed
+    "review_aids",
+    metadata,
+    sa.Column("blueprint", TEXT, primary_key=True),
+    sa.Column("made", TEXT, nullable=False),
+    sa.Column("compared_with", LONG_TEXT, nullable=False),  # JSON: digests
+    sa.Column("findings", LONG_TEXT, nullable=False),  # JSON
+)
 approvals = sa.Table(
     "approvals",
     metadata,

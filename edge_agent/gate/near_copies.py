@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.datasets.examples import Cohort
-from edge_agent.gate.pixels import MAX_REFERENCES, UnitImages, flat
+from edge_agent.gate.pixels import MAX_REFERENCES, UnitImages
 from edge_agent.gate.verdict import Check, Outcome
+from federation.learning.downstream.distances import flat
 
 NEIGHBOURS = 10  # units whose mean distance a nearest distance is divided by
 COPY_QUANTILE = 0.02  # of real images' relative nearest distances

@@ -1,4 +1,4 @@
-"""Euclidean distances between small images, in bounded memory; no torch."""
+"""The images that a run was trained on, as distances ask for them; no torch."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.datasets.examples import Cohort
+from federation.learning.downstream.distances import distances, flat
 
-MAX_SIDE_PX = 32  # larger images are averaged down: copies stay copies, at a fraction of the work
 MAX_REFERENCES = 2_000  # images that calibrate a quantile; more change it little
-_CHUNK_VALUES = 1 << 24  # distances held at once: 64 MB
 
 
 class UnitImages:
@@ -39,27 +38,3 @@ class UnitImages:
         for part, found in self.to_units(asked):
             found[np.arange(len(found)), owner[part]] = np.inf
             yield found
-
-
-def flat(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return float32 [n, values] of images averaged down to `MAX_SIDE_PX` or less."""
-    n, channels, height, width = images.shape
-    tall, wide = -(-height // MAX_SIDE_PX), -(-width // MAX_SIDE_PX)
-    if tall > 1 or wide > 1:
-        rows, columns = height // tall, width // wide
-        cut = images[..., : rows * tall, : columns * wide]
-        images = cut.reshape(n, channels, rows, tall, columns, wide).mean(axis=(3, 5))
-    return np.ascontiguousarray(images.reshape(n, -1), dtype=np.float32)
-
-
-def distances(
-    a: NDArray[np.float32], b: NDArray[np.float32]
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield slices of flat `a` and their Euclidean distances to all of `b`, in bounded blocks."""
-    squares = np.einsum("ij,ij->i", b, b)
-    rows = max(1, _CHUNK_VALUES // max(1, len(b)))
-    for start in range(0, len(a), rows):
-        block = a[start : start + rows]
-        norms = np.einsum("ij,ij->i", block, block)
-        gram = norms[:, None] + squares[None] - 2 * (block @ b.T)
-        yield slice(start, start + len(block)), np.sqrt(np.maximum(gram, 0))

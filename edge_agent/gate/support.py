@@ -9,8 +9,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.gate.pixels import MAX_REFERENCES, distances, flat
+from edge_agent.gate.pixels import MAX_REFERENCES
 from edge_agent.gate.verdict import Check, Outcome
+from federation.learning.downstream.distances import distances, flat
 from federation.learning.downstream.support import (
     MIN_COINCIDENCES,
     REPLAY_FACTOR,

@@ -11,6 +11,7 @@ from coordinator.intake import limited
 from federation.blueprint import envelope, weights
 from federation.blueprint.statement import WEIGHTS, Statement
 from federation.learning.downstream.distances import reduced
+from federation.learning.downstream.pixels import Bytes, to_bytes
 from federation.learning.generator import network as _network  # noqa: F401 - loads diffusers
 from federation.learning.generator.architecture import (
     Architecture,
@@ -18,7 +19,6 @@ from federation.learning.generator.architecture import (
     load_weights,
 )
 from federation.learning.generator.sampler import sample
-from federation.learning.methods import federated_factory
 from federation.learning.review.drawn import images_per_class
 from federation.study import Study
 from kit import canonical, seeds
@@ -56,9 +56,7 @@ def main() -> None:
     limited.answer(request, passed=True)
 
 
-def draw(
-    arrays: weights.Arrays, statement: Statement, study: Study, secret: bytes
-) -> federated_factory.Shard:
+def draw(arrays: weights.Arrays, statement: Statement, study: Study, secret: bytes) -> Bytes:
     """Return uint8 [classes x images, C, H, W]: the declared classes one after the other.
 
     Raises:
@@ -79,7 +77,7 @@ def draw(
             steps=_SAMPLER_STEPS,
             batch_size=_BATCH,
         )
-        found.append(federated_factory.to_bytes(reduced(images.numpy())))
+        found.append(to_bytes(reduced(images.numpy())))
     return np.concatenate(found)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from coordinator.intake import limited
 from federation.blueprint import envelope
-from federation.learning.methods.federated_factory import from_bytes
+from federation.learning.downstream.pixels import from_bytes
 from federation.learning.review.drawn import Drawn, images_per_class
 from federation.learning.review.examination import examine
 from kit import canonical

@@ -30,6 +30,7 @@ WEIGHT_BITS, CLASS_BITS = 256, 64
 SKETCHED_IMAGES, SKETCH_STEPS = 8, 6  # of each class; of the sampler
 ALIKE_WEIGHTS = 0.95  # of the bits: a copy with a tenth of noise in every weight, or nearer
 ALIKE_IMAGES = 0.98
+COMPARED_CLASSES = 2  # one class of class statistics is like any other site's
 _CHUNK = 1 << 14  # weights projected at once
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -109,7 +110,7 @@ def likeness(a: Sketch, b: Sketch) -> Likeness:
     """Compare two sketches that were made with one key."""
     shared = [label for label in a.classes if label in b.classes]
     images = None
-    if shared and a.shape == b.shape:
+    if len(shared) >= COMPARED_CLASSES and a.shape == b.shape:
         images = float(np.mean([_agreeing(a.classes[s], b.classes[s]) for s in shared]))
     weights = _agreeing(a.weights, b.weights) if a.layout == b.layout else None
     return Likeness(weights=weights, images=images)

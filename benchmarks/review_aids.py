@@ -187,7 +187,7 @@ class Trial:
                 declared = len(units) // 10 * 10
                 trials.train(folder, study, cohort, site.declared, n_declared=declared)
             network = trials.generator(folder, study)
-        images, count = {}, images_per_class(len(site.declared))
+        images, count = {}, images_per_class(len(site.declared), shard_size=study.build.shard_size)
         for label in site.declared:
             seed = sum(name.encode()) * 1000 + int(label)
             wanted = torch.full((count,), study.classes.index(label))

@@ -162,6 +162,7 @@ def _scan(coordinator: Coordinator, rows: list[sa.Row[Any]], study: Study) -> li
         secret = coordinator.study_secret(study.digest)
         request = {
             "blueprints": blueprints,
+            "shard_size": study.build.shard_size,
             "shape": reduced_shape((image.channels, image.height, image.width)),
             "seed": seeds.seed(secret, "aids", "features"),
         }

@@ -24,7 +24,7 @@ from federation.study import Study
 from kit import canonical, seeds
 from kit.errors import KitError
 
-_SAMPLER_STEPS = 12
+_MAX_SAMPLER_STEPS = 12
 _BATCH = 32
 _MAX_SEALED_BYTES = 1 << 30
 
@@ -66,7 +66,7 @@ def draw(arrays: weights.Arrays, statement: Statement, study: Study, secret: byt
     architecture = Architecture.from_table(statement.architecture)
     network = build_network(architecture)
     load_weights(network, arrays)
-    count = images_per_class(len(statement.outputs))
+    count = images_per_class(len(statement.outputs), shard_size=study.build.shard_size)
     found = []
     for label in statement.outputs:
         images = sample(
@@ -74,7 +74,7 @@ def draw(arrays: weights.Arrays, statement: Statement, study: Study, secret: byt
             architecture,
             torch.full((count,), study.classes.index(label)),
             seed=seeds.seed(secret, label),
-            steps=_SAMPLER_STEPS,
+            steps=min(_MAX_SAMPLER_STEPS, study.build.sampler_steps),
             batch_size=_BATCH,
         )
         found.append(to_bytes(reduced(images.numpy())))

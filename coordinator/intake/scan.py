@@ -35,7 +35,7 @@ def _read(request: dict[str, Any], entry: dict[str, Any]) -> Drawn:
     key, context = (canonical.b64decode(entry[name]) for name in ("key", "context"))
     data = np.frombuffer(envelope.decrypt(sealed, key, context), dtype=np.uint8)
     labels = entry["labels"]
-    count = images_per_class(len(labels))
+    count = images_per_class(len(labels), shard_size=request["shard_size"])
     images = from_bytes(data.reshape(len(labels), count, *request["shape"]))
     return Drawn(name=entry["file"], images=dict(zip(labels, images, strict=True)))
 

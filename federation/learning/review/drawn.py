@@ -20,6 +20,10 @@ class Drawn:
     images: Mapping[str, Images]
 
 
-def images_per_class(classes: int) -> int:
-    """Return how many images of each of a blueprint's `classes` are drawn for the aids."""
-    return max(_LEAST_PER_CLASS, min(_IMAGES_PER_CLASS, _IMAGES_IN_ALL // classes))
+def images_per_class(classes: int, *, shard_size: int) -> int:
+    """Return how many images of each of a blueprint's `classes` are drawn for the aids.
+
+    No more than a build would draw; fewer of each where there are many classes.
+    """
+    wanted = max(_LEAST_PER_CLASS, min(_IMAGES_PER_CLASS, _IMAGES_IN_ALL // classes))
+    return min(wanted, shard_size)

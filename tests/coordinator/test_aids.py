@@ -13,6 +13,7 @@ from coordinator import (
     logbook,
     payloads,
     remote_review,
+    review_records,
     reviews,
     sketches,
     state,
@@ -36,33 +37,59 @@ def drawn_file(coordinator, digest):
     return coordinator.stores.shards.path(payloads.drawn_name(digest))
 
 
-def test_what_the_aids_find_is_kept_and_shown_and_decides_nothing(pending, capsys):
-    digest = pending.digest("a")
-    with pending.open() as coordinator:
+@pytest.fixture(scope="module")
+def examined_once(tmp_path_factory):
+    """Three blueprints that wait for review and were examined, each among the others."""
+    folder = tmp_path_factory.mktemp("examined")
+    federation = site.copy("pending", folder, tmp_path_factory.getbasetemp())
+    with federation.open() as coordinator:
+        assert reviews.show(coordinator, federation.digest("a")).aids[0] == inspections.NONE_YET
         before = len(logbook.events(coordinator))
-        assert reviews.show(coordinator, digest).aids[0] == inspections.NONE_YET
-        [found] = aids.inspect(coordinator, digest)
+        found = aids.inspect(coordinator, site.STUDY)
+        assert {each.site for each in found} == {"a", "b", "c"}
+        assert len(logbook.events(coordinator)) == before
+    return federation
+
+
+@pytest.fixture
+def examined(examined_once, tmp_path):
+    return examined_once.clone(tmp_path / "federation")
+
+
+def test_what_the_aids_find_is_kept_and_shown_and_decides_nothing(examined, capsys):
+    digest = examined.digest("a")
+    with examined.open() as coordinator:
+        found = inspections_of(coordinator, digest)
         assert [finding.aid for finding in found.findings] == list(Aid)
-        assert found.compared_with == tuple(sorted(map(pending.digest, "bc")))
+        assert found.compared_with == tuple(sorted(map(examined.digest, "bc")))
         assert found.is_of_today
-        # Random networks draw the same for every class, whose labels nobody else declares.
-        assert outcomes(found)[Aid.CLASSES] is Outcome.FLAGGED
+        assert outcomes(found)[Aid.CLASSES] is not Outcome.CANNOT_TELL
+        # Labels that nobody else declares.
         assert outcomes(found)[Aid.LABELS] is outcomes(found)[Aid.TRIGGER] is Outcome.CANNOT_TELL
         assert outcomes(found)[Aid.REVOKED] is Outcome.CLEAR
         assert reviews.show(coordinator, digest).aids == found.lines()
-        assert len(logbook.events(coordinator)) == before
         shown = Package.from_bytes(remote_review.package(coordinator, digest)).shown()
         assert shown["aids_by_the_coordinator"] == found.lines()
-    assert set(pending.states().values()) == {"pending"}
-    words = ["inspect", site.STUDY, "--home", str(pending.hub)]
-    assert cli.run([*words, "--json"]) == 0
-    [*every] = json.loads(capsys.readouterr().out)
-    assert {each["site"] for each in every} == {"a", "b", "c"}
-    again = next(each for each in every if each["site"] == "a")
+    assert set(examined.states().values()) == {"pending"}
+    home = ["--home", str(examined.hub)]
+    assert cli.run(["inspect", digest[:8], *home, "--json"]) == 0
+    [again] = json.loads(capsys.readouterr().out)
     assert again["findings"] == [json.loads(json.dumps(f.to_table())) for f in found.findings]
-    assert cli.run(["approve", digest, "--home", str(pending.hub), *by(pending)]) == 0
-    assert "review aids: classes: flagged" in capsys.readouterr().err
-    assert pending.states()["a"] == "approved"
+    flag(examined, digest)
+    assert cli.run(["approve", digest, *home, *by(examined)]) == 0
+    assert "review aids: noise: flagged: look" in capsys.readouterr().err
+    assert cli.run(["approve", examined.digest("b"), *home, *by(examined)]) == 0
+    assert "flagged: look" not in capsys.readouterr().err
+    assert examined.states() == {"a": "approved", "b": "approved", "c": "pending"}
+
+
+def flag(federation, digest):
+    """Let an aid have flagged something."""
+    flagged = Finding(
+        aid=Aid.NOISE, outcome=Outcome.FLAGGED, measure=0.0, threshold=0.25, words="look"
+    )
+    with federation.open() as coordinator, coordinator.write() as tx:
+        review_records.keep(tx, digest, (), [flagged])
 
 
 def by(federation):
@@ -70,19 +97,14 @@ def by(federation):
     return ["--key", str(key), "--reason", "seen"]
 
 
-def test_what_was_found_goes_with_the_blueprint_and_with_those_it_was_compared_with(pending):
-    digest, other = pending.digest("a"), pending.digest("b")
-    with pending.open() as coordinator:
-        aids.inspect(coordinator, other)
+def test_what_was_found_goes_with_the_blueprint_and_with_those_it_was_compared_with(examined):
+    digest, other = examined.digest("a"), examined.digest("b")
+    with examined.open() as coordinator:
         kept = drawn_file(coordinator, digest)
-        assert kept.is_file()
         assert kept.stat().st_mode & 0o077 == 0
+        assert reviews.show(coordinator, other).aids[0].startswith("made ")
         reviews.decide(
-            coordinator,
-            digest,
-            Decision.REJECT,
-            reviewer_key=pending.reviewer(),
-            reason="no",
+            coordinator, digest, Decision.REJECT, reviewer_key=examined.reviewer(), reason="no"
         )
         assert not kept.exists()
         assert reviews.show(coordinator, other).aids[0] == inspections.NONE_YET
@@ -91,13 +113,15 @@ def test_what_was_found_goes_with_the_blueprint_and_with_those_it_was_compared_w
         with pytest.raises(NotFoundError, match="is not a digest"):
             aids.inspect(coordinator, "no-such-study")
         [found] = aids.inspect(coordinator, other)
-        assert found.compared_with == (pending.digest("c"),)
+        assert found.compared_with == (examined.digest("c"),)
 
 
-def test_a_process_beyond_its_limits_leaves_nothing_behind(pending, monkeypatch):
-    digest = pending.digest("a")
+def test_a_process_beyond_its_limits_leaves_nothing_behind(examined, monkeypatch):
+    digest = examined.digest("a")
     tiny = limited.Limits(memory_bytes=48 << 20, timeout_s=60)
-    with pending.open() as coordinator:
+    with examined.open() as coordinator:
+        coordinator.stores.shards.delete(payloads.drawn_name(digest))
+        review_records.forget(coordinator, digest)
         for name in ("DRAW_LIMITS", "SCAN_LIMITS"):
             with monkeypatch.context() as patched:
                 patched.setattr(aids, name, tiny)
@@ -105,7 +129,7 @@ def test_a_process_beyond_its_limits_leaves_nothing_behind(pending, monkeypatch)
                     aids.inspect(coordinator, digest)
             assert reviews.show(coordinator, digest).aids[0] == inspections.NONE_YET
             assert drawn_file(coordinator, digest).exists() is (name == "SCAN_LIMITS")
-        assert aids.inspect(coordinator, digest)
+        assert aids.inspect(coordinator, digest)[0].made
 
 
 def revoke_and_send(federation, name, change):
@@ -155,24 +179,25 @@ def test_a20_one_changed_bit_of_a_revoked_blueprint_is_flagged_another_training_
     assert "another site's revoked" in control.words
 
 
-def test_a20_a_sketch_is_bits_and_no_build_reads_one(approved):
-    with approved.open() as coordinator:
-        aids.inspect(coordinator, site.STUDY)
-        with coordinator.state.read() as tx:
-            kept = [json.loads(row.sketch) for row in tx.all(sa.select(state.sketches))]
-        classes = [len(labels) for labels in site.LABELS.values()]
-        held = [
-            len(k["weights"]) * 4 + sum(len(b) * 4 for b in k["classes"].values()) for k in kept
-        ]
-        assert sorted(held) == sorted(WEIGHT_BITS + CLASS_BITS * n for n in classes)
-    without = approved.clone(approved.folder.parent / "without")
-    with without.open() as coordinator, coordinator.write() as tx:
-        tx.execute(sa.delete(state.sketches))
-        tx.execute(sa.delete(state.review_aids))
-        tx.put("sketch-key", "00" * 32)
+def test_a20_a_sketch_is_bits_and_no_build_reads_one(examined):
+    with examined.open() as coordinator, coordinator.state.read() as tx:
+        kept = [json.loads(row.sketch) for row in tx.all(sa.select(state.sketches))]
+    classes = [len(labels) for labels in site.LABELS.values()]
+    held = [len(k["weights"]) * 4 + sum(len(b) * 4 for b in k["classes"].values()) for k in kept]
+    assert sorted(held) == sorted(WEIGHT_BITS + CLASS_BITS * n for n in classes)
+    for name in site.LABELS:
+        site.approve(examined, name)
+    without = examined.clone(examined.folder.parent / "without")
     with without.open() as coordinator:
-        assert reviews.show(coordinator, without.digest("a")).aids[0] == inspections.NONE_YET
-    assert site.build(without).release == site.build(approved).release
+        with coordinator.write() as tx:
+            tx.execute(sa.delete(state.sketches))
+            tx.execute(sa.delete(state.review_aids))
+            tx.put("sketch-key", "00" * 32)
+        for name in site.LABELS:
+            digest = without.digest(name)
+            coordinator.stores.shards.delete(payloads.drawn_name(digest))
+            assert reviews.show(coordinator, digest).aids[0] == inspections.NONE_YET
+    assert site.build(without).release == site.build(examined).release
 
 
 def test_a20_a_blueprint_of_before_sketches_says_that_it_cannot_tell(pending):

@@ -25,7 +25,6 @@ from federation.blueprint.approval import Decision
 from federation.learning.generator import architecture as networks
 from federation.learning.review.finding import Aid, Finding, Outcome
 from federation.learning.review.sketch import CLASS_BITS, WEIGHT_BITS, Sketch
-from tests.coordinator.test_model_check import take_in
 from tests.fakes import runs, site
 
 
@@ -135,14 +134,18 @@ def test_a_process_beyond_its_limits_leaves_nothing_behind(examined, monkeypatch
 def revoke_and_send(federation, name, change):
     """Revoke a site's blueprint, change its weights a little, and bring it in again."""
     home, study = federation.home(name), federation.home(name).study(site.STUDY)
-    architecture = networks.architecture_for(study, "tiny")
-    with federation.open() as coordinator:
+    table = networks.expected_tensors(networks.architecture_for(study, "tiny"))
+    with federation.serving() as coordinator:
         site.revocation_of(federation, coordinator, name)
-        again = runs.write_run(
-            home, study, site.LABELS[name], name="again", seed=list(site.LABELS).index(name)
-        )
-        change(home, again, networks.expected_tensors(architecture))
-        assert take_in(coordinator, home, again).state == "pending"
+        site.visit(home)  # for the recipient key that took the old one's place
+        seed = list(site.LABELS).index(name)
+        again = runs.write_run(home, study, site.LABELS[name], name="again", seed=seed)
+        change(home, again, table)
+        site.submit(home, run=again)
+        site.wait_for(lambda: site.settled(federation))
+    states = federation.states()
+    assert states[name] == "pending", states
+    with federation.open() as coordinator:
         return inspections_of(coordinator, federation.digest(name))
 
 

@@ -73,7 +73,12 @@ def test_a15_a_package_says_what_its_bytes_say(pending):
     with pending.open() as coordinator:
         other = site.create_study(coordinator, name="other")
     swapped = table | {"study": canonical.b64encode(other.to_bytes())}
-    for bad in (swapped, table | {"version": 2}, table | {"extra": 1}):
+    for bad in (
+        swapped,
+        table | {"version": 1},
+        table | {"extra": 1},
+        table | {"aids": "all is well"},
+    ):
         with pytest.raises(FormatError):
             Package.from_bytes(canonical.encode(bad))
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from coordinator import state
 from coordinator.context import Coordinator
+from coordinator.reserve import drawn_on
 from coordinator.state import Transaction
 from federation.learning.review.finding import Finding
 from kit import clock
@@ -60,7 +61,7 @@ def forget(coordinator: Coordinator, digest: str) -> None:
         is_there = bool(_depending(tx, digest))
     if is_there:  # else no write lock is taken
         table = state.review_aids
-        with coordinator.write() as tx:
+        with drawn_on(coordinator.home), coordinator.write() as tx:  # a full disk stops no end
             tx.execute(sa.delete(table).where(table.c.blueprint.in_(_depending(tx, digest))))
 
 

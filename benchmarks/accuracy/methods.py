@@ -105,12 +105,13 @@ def _factory_measure(
 
 
 def _folder(federation: Federation, cell: Cell, work: Work) -> Path | None:
-    """Return where a cell's generators are kept: its words and the digest of its settings."""
+    """Return where a cell's generators are kept, whatever is built of them."""
     if work.folder is None:
         return None
-    settings = digest(_factory_settings(federation.outline, cell, work))
+    settings = _factory_settings(federation.outline, cell, work)
+    del settings["build"]
     words = (cell.dataset, cell.clients, cell.images or "all", cell.epsilon or "none", cell.seed)
-    return work.folder / "-".join(map(str, (*words, settings)))
+    return work.folder / "-".join(map(str, (*words, digest(settings))))
 
 
 def _by_statistics(work: Work) -> Work:

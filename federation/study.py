@@ -15,6 +15,7 @@ from kit.errors import FormatError
 VERSION = 1
 GUARDED_VERSION = 2  # a manifest that also carries safeguards; without any, version 1 says it all
 ENDORSED_VERSION = 3  # a manifest with a reviewer whom a site endorses
+SHARING_VERSION = 4  # a manifest that lets more than models and blueprints leave
 PAYLOAD_TYPE = "application/vnd.hospital-edge-kit.study+json"
 RECIPIENT_KEY_TYPE = "application/vnd.hospital-edge-kit.recipient-key+json"
 
@@ -25,6 +26,8 @@ MAX_QUORUM = 16
 MAX_REVIEWERS = 64
 MAX_ENDORSEMENT_BYTES = 8192  # an envelope, or a certificate
 MAX_LEASE_DAYS = 3660
+MIN_METRICS_FROM = 100  # images: of fewer, a share is not known to a fifth
+MAX_METRICS_FROM = 1_000_000
 
 
 _ENDORSED = {"site", "endorsement", "certificate"}
@@ -35,6 +38,19 @@ class PersonalData(StrEnum):
 
     REFUSED = "refused"
     ALLOWED = "allowed"
+
+
+class SyntheticSets(StrEnum):
+    """Whether a release carries the synthetic images beside the model that was trained on them.
+
+    `private`: where every blueprint in it is differentially private; its images then cost no
+    privacy (post-processing). `personal-data`: also where one is not: a generator without privacy
+    may repeat patients, so such images may be personal data.
+    """
+
+    WITHHELD = "withheld"
+    PRIVATE = "private"
+    PERSONAL_DATA = "personal-data"
 
 
 class Unit(StrEnum):
@@ -129,6 +145,19 @@ class Safeguards:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What leaves beside blueprints and models, agreed before the first blueprint; else nothing.
+
+    Attributes:
+        synthetic_sets: whether the sites get the synthetic images of a release.
+        metrics_from: from how many images on a site may send rounded metrics; 0 is never.
+    """
+
+    synthetic_sets: SyntheticSets = SyntheticSets.WITHHELD
+    metrics_from: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """One task, as every site and the coordinator see it."""
 
@@ -147,14 +176,16 @@ class Study:
     reviewers: tuple[Reviewer, ...]
     created: str
     safeguards: Safeguards = Safeguards()
+    sharing: Sharing = Sharing()
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes that are signed; reals become decimal strings."""
         table = asdict(self) | {"reviewers": [r.to_table() for r in self.reviewers]}
-        table["version"] = _version(self.safeguards, self.reviewers)
+        table["version"] = _version(self.safeguards, self.reviewers, self.sharing)
         table["build"] = self.build.to_table()
-        if self.safeguards == Safeguards():
-            del table["safeguards"]
+        for name, nothing in _OPTIONAL.items():
+            if getattr(self, name) == nothing:
+                del table[name]
         table["privacy"]["epsilon"] = canonical.real(self.privacy.epsilon)
         table["privacy"]["delta"] = canonical.real(self.privacy.delta)
         return canonical.encode(table)
@@ -168,12 +199,14 @@ class Study:
         """
         names = set(cls.__slots__) | {"version"}
         table = canonical.decode(data)
-        is_guarded = isinstance(table, dict) and "safeguards" in table
-        canonical.fields(table, names if is_guarded else names - {"safeguards"}, what="study")
+        absent = {name for name in _OPTIONAL if isinstance(table, dict) and name not in table}
+        canonical.fields(table, names - absent, what="study")
         quorum = canonical.integer(table["quorum"], low=1, high=MAX_QUORUM, what="quorum")
         reviewers = _reviewers(table["reviewers"], quorum=quorum)
-        safeguards = _safeguards(table["safeguards"]) if is_guarded else Safeguards()
-        version = _version(safeguards, reviewers)
+        safeguards = Safeguards() if "safeguards" in absent else _safeguards(table["safeguards"])
+        privacy = _privacy(table["privacy"])
+        sharing = Sharing() if "sharing" in absent else _sharing(table["sharing"], privacy)
+        version = _version(safeguards, reviewers, sharing)
         canonical.version(table["version"], expected=version, what="study")
         return cls(
             federation=canonical.name(table["federation"], what="federation"),
@@ -184,7 +217,7 @@ class Study:
             image=_image(table["image"]),
             method=canonical.name(table["method"], what="method"),
             architectures=tuple(_architecture(a) for a in _list(table["architectures"])),
-            privacy=_privacy(table["privacy"]),
+            privacy=privacy,
             minimum_per_class=canonical.integer(
                 table["minimum_per_class"], low=1, high=10_000, what="minimum_per_class"
             ),
@@ -193,6 +226,7 @@ class Study:
             reviewers=reviewers,
             created=clock.rfc3339(clock.parse_rfc3339(table["created"], what="created")),
             safeguards=safeguards,
+            sharing=sharing,
         )
 
     @property
@@ -201,8 +235,13 @@ class Study:
         return canonical.digest(self.to_bytes())
 
 
-def _version(safeguards: Safeguards, reviewers: tuple[Reviewer, ...]) -> int:
+_OPTIONAL = {"safeguards": Safeguards(), "sharing": Sharing()}  # left out where they say nothing
+
+
+def _version(safeguards: Safeguards, reviewers: tuple[Reviewer, ...], sharing: Sharing) -> int:
     """Return the version of a manifest: the lowest that can say what it says."""
+    if sharing != Sharing():
+        return SHARING_VERSION
     if any(reviewer.site for reviewer in reviewers):
         return ENDORSED_VERSION
     return VERSION if safeguards == Safeguards() else GUARDED_VERSION
@@ -259,6 +298,25 @@ def _safeguards(value: Any) -> Safeguards:
     found = Safeguards(**table)
     if found == Safeguards():  # one study has one byte string
         raise FormatError("safeguards that demand nothing are left out")
+    return found
+
+
+def _sharing(value: Any, privacy: PrivacyPolicy) -> Sharing:
+    table = canonical.fields(value, set(Sharing.__slots__), what="sharing")
+    try:
+        sets = SyntheticSets(table["synthetic_sets"])
+    except ValueError as error:
+        raise FormatError(f"sharing: {error}") from error
+    if sets is SyntheticSets.PERSONAL_DATA and privacy.personal_data is PersonalData.REFUSED:
+        raise FormatError("synthetic sets with personal data want a study that allows such data")
+    least = canonical.integer(
+        table["metrics_from"], low=0, high=MAX_METRICS_FROM, what="metrics_from"
+    )
+    if 0 < least < MIN_METRICS_FROM:
+        raise FormatError(f"metrics_from is 0, or {MIN_METRICS_FROM} images or more")
+    found = Sharing(synthetic_sets=sets, metrics_from=least)
+    if found == Sharing():  # one study has one byte string
+        raise FormatError("sharing that shares nothing is left out")
     return found
 
 

@@ -250,6 +250,20 @@ class WithdrawRequest(_message.Message):
     signing_chain: bytes
     def __init__(self, envelope: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ...) -> None: ...
 
+class ReportRequest(_message.Message):
+    __slots__ = ("envelope", "signing_chain")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    signing_chain: bytes
+    def __init__(self, envelope: _Optional[bytes] = ..., signing_chain: _Optional[bytes] = ...) -> None: ...
+
+class ReportReply(_message.Message):
+    __slots__ = ("entry",)
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    entry: LogEntry
+    def __init__(self, entry: _Optional[_Union[LogEntry, _Mapping]] = ...) -> None: ...
+
 class DownloadRequest(_message.Message):
     __slots__ = ("release", "offset")
     RELEASE_FIELD_NUMBER: _ClassVar[int]

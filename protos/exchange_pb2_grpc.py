@@ -151,6 +151,11 @@ class ExchangeStub:
                 request_serializer=protos_dot_exchange__pb2.WithdrawRequest.SerializeToString,
                 response_deserializer=protos_dot_exchange__pb2.BlueprintStatus.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/hospital_edge_kit.v1.Exchange/Report',
+                request_serializer=protos_dot_exchange__pb2.ReportRequest.SerializeToString,
+                response_deserializer=protos_dot_exchange__pb2.ReportReply.FromString,
+                _registered_method=True)
         self.Download = channel.unary_stream(
                 '/hospital_edge_kit.v1.Exchange/Download',
                 request_serializer=protos_dot_exchange__pb2.DownloadRequest.SerializeToString,
@@ -218,6 +223,14 @@ class ExchangeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Hands in rounded metrics of a release on this site's own images, where the study takes them.
+        Once for each release; idempotent by digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Download(self, request, context):
         """Sends an artefact of a release from an offset on.
         """
@@ -267,6 +280,11 @@ def add_ExchangeServicer_to_server(servicer, server):
                     servicer.Withdraw,
                     request_deserializer=protos_dot_exchange__pb2.WithdrawRequest.FromString,
                     response_serializer=protos_dot_exchange__pb2.BlueprintStatus.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=protos_dot_exchange__pb2.ReportRequest.FromString,
+                    response_serializer=protos_dot_exchange__pb2.ReportReply.SerializeToString,
             ),
             'Download': grpc.unary_stream_rpc_method_handler(
                     servicer.Download,
@@ -491,6 +509,33 @@ class Exchange:
             '/hospital_edge_kit.v1.Exchange/Withdraw',
             protos_dot_exchange__pb2.WithdrawRequest.SerializeToString,
             protos_dot_exchange__pb2.BlueprintStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hospital_edge_kit.v1.Exchange/Report',
+            protos_dot_exchange__pb2.ReportRequest.SerializeToString,
+            protos_dot_exchange__pb2.ReportReply.FromString,
             options,
             channel_credentials,
             insecure,

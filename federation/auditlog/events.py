@@ -53,6 +53,7 @@ class Kind(StrEnum):
     KEY_DESTROYED = "key.destroyed"
     RELEASE_PUBLISHED = "release.published"
     RELEASE_WITHDRAWN = "release.withdrawn"
+    METRICS_REPORTED = "metrics.reported"
     LOG_RECOVERED = "log.recovered"
 
 

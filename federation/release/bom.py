@@ -42,7 +42,8 @@ class Ancestor:
 class Making:
     """How a model was made, as far as people read it.
 
-    `images_per_shard` is the number of synthetic images of one class of one blueprint.
+    `images_per_shard` is the number of synthetic images of one class of one blueprint;
+    `synthetic_set` the SHA-256 of those that are published beside the model, if any are.
     """
 
     study: Study
@@ -52,6 +53,7 @@ class Making:
     images_per_shard: int
     classifier: str
     ancestors: Sequence[Ancestor]
+    synthetic_set: str | None = None
 
 
 def write(model: Artefact, making: Making) -> bytes:
@@ -137,7 +139,8 @@ def _largest_epsilon(ancestors: Sequence[Ancestor]) -> dict[str, str]:
 def _card(making: Making) -> dict[str, Any]:
     from federation.release.onnx_lint import INPUT_NAME, OUTPUT_NAME
 
-    image = making.study.image
+    image, published = making.study.image, making.synthetic_set
+    contents = {"contents": {"properties": _properties(sha256=published)}} if published else {}
     return {
         "modelParameters": {
             "approach": {"type": "supervised"},
@@ -152,6 +155,7 @@ def _card(making: Making) -> dict[str, Any]:
                     f" {image.channels} x {image.height} x {image.width} per class and blueprint,"
                     " drawn from the ancestors; no site's own image is in it",
                     "classification": "synthetic",
+                    **contents,
                 }
             ],
             "inputs": [{"format": f"{INPUT_NAME}: float32 [N, {image.channels}, h, w] in 0 to 1"}],

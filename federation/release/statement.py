@@ -37,6 +37,7 @@ class Role(StrEnum):
     ML_BOM = "ml-bom"
     MODEL_SIGNATURE = "model-signature"
     GOLDEN_IMAGES = "golden-images"
+    SYNTHETIC_SET = "synthetic-set"
 
 
 # What each is called: at a site, and in the repository below the release's digest.
@@ -46,6 +47,7 @@ FILE_NAMES = {
     Role.ML_BOM: "model.cdx.json",
     Role.MODEL_SIGNATURE: "model.sig",
     Role.GOLDEN_IMAGES: "golden.json",
+    Role.SYNTHETIC_SET: "synthetic.set",
 }
 
 

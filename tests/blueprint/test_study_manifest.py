@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from federation.study import RecipientKey, Study
+from federation.study import PersonalData, RecipientKey, Sharing, Study, SyntheticSets
 from kit import canonical
 from kit.errors import FormatError
 from pki import kem
@@ -105,3 +105,42 @@ def test_a_recipient_key_with_one_wrong_field_is_refused(world, change):
     assert RecipientKey.from_bytes(changed(key.to_bytes(), {})) == key
     with pytest.raises(FormatError):
         RecipientKey.from_bytes(changed(key.to_bytes(), change))
+
+
+SHARED = Sharing(synthetic_sets=SyntheticSets.PRIVATE, metrics_from=200)
+
+
+def test_what_a_study_shares_stands_in_it_and_nothing_is_not_said(world):
+    shared = replace(world.study, sharing=SHARED)
+    data = shared.to_bytes()
+    assert Study.from_bytes(data) == shared
+    assert canonical.decode(data)["version"] == 4
+    assert "sharing" not in canonical.decode(world.study.to_bytes())
+    assert shared.digest != world.study.digest
+    allowed = replace(world.study.privacy, personal_data=PersonalData.ALLOWED)
+    most = replace(SHARED, synthetic_sets=SyntheticSets.PERSONAL_DATA)
+    open_study = replace(world.study, privacy=allowed, sharing=most)
+    assert Study.from_bytes(open_study.to_bytes()) == open_study
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 1},
+        {"version": 3},
+        {"sharing": {}},
+        {"sharing": {"synthetic_sets": "withheld", "metrics_from": 0}},
+        {"sharing.synthetic_sets": "all"},
+        {"sharing.synthetic_sets": "personal-data"},
+        {"sharing.metrics_from": 99},
+        {"sharing.metrics_from": True},
+        {"sharing.metrics_from": -1},
+        {"sharing.metrics_from": 10**7},
+        {"sharing.extra": 1},
+    ],
+)
+def test_sharing_with_one_wrong_field_is_refused(world, change):
+    data = replace(world.study, sharing=SHARED).to_bytes()
+    assert Study.from_bytes(changed(data, {})).sharing == SHARED
+    with pytest.raises(FormatError):
+        Study.from_bytes(changed(data, change))

@@ -82,3 +82,13 @@ def test_bytes_that_are_no_ml_bom_are_refused():
         bom.ancestors_in(b"{")
     with pytest.raises(KeyError):
         bom.ancestors_in(b"{}")
+
+
+def test_a_published_synthetic_set_stands_in_it():
+    data = bom.write(MODEL, replace(making(PRIVATE), synthetic_set="d" * 64))
+    assert errors(data) is None
+    [dataset] = json.loads(data)["metadata"]["component"]["modelCard"]["modelParameters"][
+        "datasets"
+    ]
+    assert dataset["contents"]["properties"][0]["value"] == "d" * 64
+    assert "d" * 64 not in bom.write(MODEL, making(PRIVATE)).decode()

@@ -94,8 +94,11 @@ def _release(coordinator: Coordinator, job: Job, owner: Owner, work: Plan, repor
 
     with pinned_threads(work.setting.threads):
         model = model_making.make(coordinator, work, report)
-        golden = companions.golden_images(model.data, work.study.image)
-    release = releases.publish(coordinator, work, model.data, golden=golden, card=model.card)
+        beside = companions.Beside(
+            golden=companions.golden_images(model.data, work.study.image),
+            synthetic=companions.synthetic_set(coordinator, work),
+        )
+    release = releases.publish(coordinator, work, model.data, beside=beside, card=model.card)
     made = {
         "build": job.build,
         "release": release.digest,

@@ -1,22 +1,27 @@
-"""What lies beside a release's model: its ML-BOM, a signature for outsiders, golden images."""
+"""What lies beside a release's model: ML-BOM, a signature, golden images, a synthetic set.
 
+The set only where the study says so: `synthetic_set` makes it, and `is_public` decides.
+"""
+
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import sqlalchemy as sa
 
-from coordinator import issuance, state
+from coordinator import experts, issuance, shards, state
 from coordinator.context import Coordinator
 from coordinator.plans import Plan
 from coordinator.state import Transaction
 from federation.blueprint.statement import Statement
 from federation.build_policy import Mode
-from federation.release import bom, golden, oms
+from federation.release import bom, golden, oms, synthetic
 from federation.release.bom import Ancestor, Making
 from federation.release.golden import GoldenImages
 from federation.release.statement import FILE_NAMES, Artefact, Role
-from federation.study import ImageRule
-from kit import canonical, clock
+from federation.release.synthetic import SyntheticSet
+from federation.study import ImageRule, SyntheticSets
+from kit import canonical, clock, seeds
 from pki import certificates, keys
 
 if TYPE_CHECKING:
@@ -28,10 +33,19 @@ MEDIA_TYPES = {
     Role.ML_BOM: bom.MEDIA_TYPE,
     Role.MODEL_SIGNATURE: oms.MEDIA_TYPE,
     Role.GOLDEN_IMAGES: golden.MEDIA_TYPE,
+    Role.SYNTHETIC_SET: synthetic.MEDIA_TYPE,
 }
 _LOOKS, _SEED = "all", 2026
 _SIZED, _RESIZED = 4, 2  # of the study's size, and of a little larger one that the graph resizes
 _LARGER_PX = (7, 5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a build made beside its model; `synthetic` is None where the study withholds it."""
+
+    golden: GoldenImages
+    synthetic: SyntheticSet | None
 
 
 def stored_name(digest: str, role: Role) -> str:
@@ -71,14 +85,48 @@ def _drawn(image: ImageRule) -> "tuple[NDArray[np.uint8], ...]":
     return tuple(found)
 
 
+def synthetic_set(coordinator: Coordinator, work: Plan) -> SyntheticSet | None:
+    """Return the synthetic set of a build whose shards are kept, a class as large as one shard.
+
+    None where the study withholds it. One shard at a time is in memory, beside the set.
+
+    Raises:
+        StateError: a shard is gone from its store.
+    """
+    study = work.study
+    if study.sharing.synthetic_sets is SyntheticSets.WITHHELD:
+        return None
+    secret, version = coordinator.study_secret(study.digest), str(study.build.version)
+    images: dict[str, synthetic.Images] = {}
+    for shard in shards.of(work):
+        own = experts.whole(coordinator, work.setting, shard)
+        before = [images[shard.label]] if shard.label in images else []
+        key = seeds.derive(secret, "synthetic set", shard.label, version)
+        most = study.build.shard_size
+        images[shard.label] = synthetic.chosen([*before, own], most=most, secret=key)
+    chosen = tuple(images[label] for label in work.labels)
+    return SyntheticSet(study=study.digest, labels=work.labels, images=chosen)
+
+
+def is_public(rule: SyntheticSets, *, personal_data: bool) -> bool:
+    """Say whether a release publishes its synthetic set under a study's rule."""
+    return rule is SyntheticSets.PERSONAL_DATA or (
+        rule is SyntheticSets.PRIVATE and not personal_data
+    )
+
+
 def make(
-    coordinator: Coordinator, tx: Transaction, work: Plan, model: Artefact, images: GoldenImages
+    coordinator: Coordinator, tx: Transaction, work: Plan, model: Artefact, beside: Beside
 ) -> tuple[Artefact, ...]:
     """Write everything that lies beside a model; returns it as artefacts of its release."""
-    made = {
-        Role.ML_BOM: bom.write(model, _making(tx, work)),
+    made = {}
+    if beside.synthetic is not None:
+        made[Role.SYNTHETIC_SET] = beside.synthetic.to_bytes()
+    named = {role: canonical.digest(data) for role, data in made.items()}
+    made |= {
+        Role.ML_BOM: bom.write(model, _making(tx, work, named.get(Role.SYNTHETIC_SET))),
         Role.MODEL_SIGNATURE: _signature(coordinator, tx, model),
-        Role.GOLDEN_IMAGES: images.to_bytes(),
+        Role.GOLDEN_IMAGES: beside.golden.to_bytes(),
     }
     for role, data in made.items():
         coordinator.stores.releases.put(stored_name(model.sha256, role), data)
@@ -94,7 +142,7 @@ def make(
     )
 
 
-def _making(tx: Transaction, work: Plan) -> Making:
+def _making(tx: Transaction, work: Plan, synthetic_set: str | None) -> Making:
     table = state.blueprints
     digests = [entry.blueprint for entry in work.inputs]
     rows = tx.all(sa.select(table.c.statement).where(table.c.digest.in_(digests)))
@@ -106,6 +154,7 @@ def _making(tx: Transaction, work: Plan) -> Making:
         images_per_shard=work.study.build.shard_size,
         classifier=_classifier(work),
         ancestors=[_ancestor(Statement.from_bytes(row.statement)) for row in rows],
+        synthetic_set=synthetic_set,
     )
 
 

@@ -153,6 +153,10 @@ class _Exchange(stubs.ExchangeServicer):
         digest = requests.withdraw(self._coordinator, site, request)
         return messages.status(submissions.one_status(self._coordinator, site, digest))
 
+    def Report(self, request: Any, site: str) -> Any:
+        entry = requests.report(self._coordinator, site, request)
+        return pb.ReportReply(entry=messages.entry(entry))
+
     def Download(self, request: Any, site: str) -> Iterator[Any]:
         name = releases.require_file(self._coordinator, request.release)
         with self._transfers.downloads.place(site, lambda: None):

@@ -53,9 +53,9 @@ def _release(offer: ReleaseOffer) -> Any:
         envelope=offer.envelope,
         signing_chain=offer.signing_chain,
         withdrawn=offer.withdrawn,
-        published=_entry(offer.published),
-        withdrawal=[_entry(entry) for entry in offer.withdrawal],
-        earlier=[_entry(entry) for entry in offer.earlier],
+        published=entry(offer.published),
+        withdrawal=[entry(each) for each in offer.withdrawal],
+        earlier=[entry(each) for each in offer.earlier],
     )
 
 
@@ -66,9 +66,10 @@ def status(found: Status) -> Any:
         study_digest=found.study_digest,
         state=found.state,
         reason=found.reason,
-        entries=[_entry(entry) for entry in found.entries],
+        entries=[entry(each) for each in found.entries],
     )
 
 
-def _entry(entry: Entry) -> Any:
-    return pb.LogEntry(leaf=entry.leaf, receipt=entry.receipt)
+def entry(found: Entry) -> Any:
+    """Return the message of a log entry with its receipt."""
+    return pb.LogEntry(leaf=found.leaf, receipt=found.receipt)

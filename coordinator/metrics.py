@@ -18,7 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.sql.elements import ColumnElement
 
-from coordinator import state
+from coordinator import repository, state
 from coordinator.admission import Admission
 from coordinator.context import Coordinator
 from coordinator.errors import StateError
@@ -48,6 +48,7 @@ class Figures(Collector):
             yield from _of_the_state(tx)
         yield from _of_the_disk(self._coordinator)
         yield _expiries(self._coordinator)
+        yield _of_the_repository(self._coordinator)
 
 
 class Queues(Collector):
@@ -153,6 +154,18 @@ def _expiries(coordinator: Coordinator) -> Metric:
         if row.signing_chain:
             leaf = certificates.from_pem(row.signing_chain)[0]
             found.add_metric([f"site-{row.pseudonym}"], leaf.not_valid_after_utc.timestamp())
+    return found
+
+
+def _of_the_repository(coordinator: Coordinator) -> Metric:
+    """Return when its metadata end; nothing is signed anew by looking."""
+    found = _family(
+        "coordinator_repository_expiry_timestamp_seconds",
+        "When the newest metadata of a role end; the timestamp is signed anew when a site asks.",
+        "role",
+    )
+    for role, expires in sorted(repository.expiries(coordinator.home).items()):
+        found.add_metric([role], expires.timestamp())
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from coordinator import companions, descent, issuance, reviews, state
+from coordinator.companions import Beside
 from coordinator.context import Coordinator
 from coordinator.errors import NotFoundError, StateError
 from coordinator.plans import Plan
@@ -17,8 +18,8 @@ from federation.auditlog.events import Kind
 from federation.auditlog.history import revocations_digest
 from federation.blueprint.statement import Statement
 from federation.release import statement as documents
-from federation.release.golden import GoldenImages
 from federation.release.statement import Artefact, Release, Revocations, Role
+from federation.study import SyntheticSets
 from kit import canonical, clock
 from pki import certificates
 
@@ -44,10 +45,13 @@ def publish(
     work: Plan,
     model: bytes,
     *,
-    golden: GoldenImages,
+    beside: Beside,
     card: dict[str, Any],
 ) -> Release:
     """Sign, keep and log a release; publishing the same model again returns the one that is there.
+
+    Its synthetic set only as far as the study goes: what one blueprint without privacy is in may be
+    personal data.
 
     Raises:
         StateError: an input is not approved (any more), or not by the study's reviewers.
@@ -60,6 +64,10 @@ def publish(
         present = _in_use(tx, digest)
         if present is not None:
             return descent.release_of(present)
+        rule = work.study.sharing.synthetic_sets
+        if not companions.is_public(rule, personal_data=personal):
+            beside = replace(beside, synthetic=None)
+        card = card | {"synthetic_set": _of_the_set(rule, beside)}
         file = Artefact(
             role=Role.INFERENCE_MODEL,
             media_type=documents.ONNX_MEDIA_TYPE,
@@ -75,12 +83,21 @@ def publish(
             labels=work.labels,
             personal_data=personal,
             ancestors=tuple(sorted(entry.blueprint for entry in work.inputs)),
-            artefacts=(file, *companions.make(coordinator, tx, work, file, golden)),
+            artefacts=(file, *companions.make(coordinator, tx, work, file, beside)),
             numerics=canonical.digest(canonical.encode(work.setting.numerics)),
             created=clock.rfc3339(tx.now),
             lease_until=None,
         )
         return put(coordinator, tx, release, plan=work.to_bytes(), card=card)
+
+
+def _of_the_set(rule: SyntheticSets, beside: Beside) -> str:
+    """Say in a release's card what became of its synthetic set."""
+    if beside.synthetic is not None:
+        return f"{beside.synthetic.count} images beside the model"
+    if rule is SyntheticSets.WITHHELD:
+        return "withheld by the study"
+    return "left out: a blueprint without differential privacy is in it"
 
 
 def put(

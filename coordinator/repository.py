@@ -9,7 +9,7 @@ Invariants:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -28,15 +28,24 @@ from pki import keys
 KEY = "repository.key"
 
 
+DUE = timedelta(days=30)  # before an end, when a person is told to sign
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """What a ceremony signed, and until when it holds."""
+    """What a ceremony signed, and until when it holds.
+
+    `timestamp_expires` is the end of what sites were told last; the next one who asks gets another,
+    so one in the past means that nobody asked. `warnings` say what to sign soon.
+    """
 
     root_version: int
     root_expires: str
     targets_version: int
     targets_expires: str
+    timestamp_expires: str
     studies: int
+    warnings: tuple[str, ...]
 
 
 def is_founded(home: Home) -> bool:
@@ -169,7 +178,8 @@ def standing(coordinator: Coordinator) -> Signed:
         StateError: this home has no repository.
     """
     home = coordinator.home
-    if not is_founded(home):
+    ends = expiries(home)
+    if not ends:
         raise not_founded(home)
     root, targets = _newest(home, "root"), _newest(home, "targets")
     held = {role: _read(home, role, v) for role, v in (("root", root), ("targets", targets))}
@@ -178,8 +188,26 @@ def standing(coordinator: Coordinator) -> Signed:
         root_expires=clock.rfc3339(metadata.expiry_of(held["root"])),
         targets_version=targets,
         targets_expires=clock.rfc3339(metadata.expiry_of(held["targets"])),
+        timestamp_expires=clock.rfc3339(ends["timestamp"]) if "timestamp" in ends else "",
         studies=len(metadata.targets_of(held["targets"])),
+        warnings=tuple(
+            f"`{role}` expires on {clock.rfc3339(ends[role])}: run `coordinator repository sign"
+            f"{' --with-root' if role == 'root' else ''}` with the offline keys"
+            for role in ("root", "targets")
+            if ends[role] - coordinator.now() <= DUE
+        ),
     )
+
+
+def expiries(home: Home) -> dict[str, datetime]:
+    """Return when the newest metadata of each role end, by role; empty without a repository."""
+    if not is_founded(home):
+        return {}
+    found: dict[str, datetime] = {}
+    for name, data in held(home).items():
+        role, expires = place_of(name)[1], metadata.expiry_of(data)
+        found[role] = max(found.get(role, expires), expires)
+    return found
 
 
 def folder_of(home: Home) -> Path:

@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 from coordinator import contact as contacts
-from coordinator import logbook, papers, rekeying, revocation, submissions
+from coordinator import logbook, papers, rekeying, revocation, site_metrics, submissions
 from coordinator.contact import News
 from coordinator.context import Coordinator
+from coordinator.logbook import Entry
 from coordinator.submissions import Progress
 from federation.rekey import MAX_AGE
 from pki import certificates
@@ -52,6 +53,12 @@ def begin(coordinator: Coordinator, site: str, request: Any) -> Progress:
         wrapped_key=request.wrapped_key,
         given=papers.Given(outbound=request.outbound, officer=request.officer),
     )
+
+
+def report(coordinator: Coordinator, site: str, request: Any) -> Entry:
+    """Take `ReportRequest`; raises as `coordinator.site_metrics.take`."""
+    chain = certificates.from_pem(request.signing_chain)
+    return site_metrics.take(coordinator, site, request.envelope, chain)
 
 
 def withdraw(coordinator: Coordinator, site: str, request: Any) -> str:

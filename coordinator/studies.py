@@ -9,13 +9,16 @@ from federation.build_policy import BuildPolicy, Calibration, Mode, Variation
 from federation.endorsement import Endorsement
 from federation.learning.downstream import classifier as classifiers
 from federation.learning.generator import architecture as networks
+from federation.release import synthetic
 from federation.study import (
     ImageRule,
     PersonalData,
     PrivacyPolicy,
     Reviewer,
     Safeguards,
+    Sharing,
     Study,
+    SyntheticSets,
     Unit,
 )
 from kit import clock
@@ -54,6 +57,8 @@ class Request:
     calibration: str = Calibration.TEMPERATURE
     mode: str = Mode.MONOLITHIC
     held_out: int | None = None
+    synthetic_sets: str = "withheld"
+    metrics_from: int = 0
 
 
 def manifest(coordinator: Coordinator, request: Request) -> Study:
@@ -73,6 +78,7 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
     presets = request.presets or (networks.default_preset(height, width),)
     try:
         unit, personal = Unit(request.unit), PersonalData(request.personal_data)
+        sets = SyntheticSets(request.synthetic_sets)
     except ValueError as error:
         raise FormatError(f"{error}", hint="see `coordinator study create --help`") from error
     study = Study(
@@ -95,7 +101,14 @@ def manifest(coordinator: Coordinator, request: Request) -> Study:
         safeguards=Safeguards(
             outbound_approval=request.outbound_approval, lease_days=request.lease_days
         ),
+        sharing=Sharing(synthetic_sets=sets, metrics_from=request.metrics_from),
     )
+    if sets is not SyntheticSets.WITHHELD and synthetic.largest_bytes(study) > synthetic.MAX_BYTES:
+        raise FormatError(
+            f"a synthetic set of {len(study.classes)} classes of {request.shard_size} images may be"
+            f" over {synthetic.MAX_BYTES >> 20} MiB, more than a release carries",
+            hint="choose a smaller --shard-size, or --synthetic-sets withheld",
+        )
     return Study.from_bytes(study.to_bytes())
 
 

@@ -76,6 +76,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": sticks.import_file,
     "export": sticks.export,
     "releases": builds.releases,
+    "evaluations": builds.evaluations,
     "revoke": reviews.revoke,
     "evidence": audit.evidence,
     "backup": upkeep.backup,

@@ -1,4 +1,4 @@
-"""`coordinator build`, `builds` and `releases`."""
+"""`coordinator build`, `builds`, `releases` and `evaluations`."""
 
 import json
 from enum import StrEnum
@@ -202,3 +202,32 @@ def releases(home: Home, as_json: Json = False) -> None:
     ]
     text = door.columns(rows, ("release", "study", "role", "state", "published", "labels"))
     door.emit(found, as_json=as_json, text=text)
+
+
+def evaluations(
+    home: Home,
+    release: Annotated[
+        str, typer.Argument(help="First digits of a release's digest; default: all.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """List what sites said of releases on their own images: rounded there, signed, once each."""
+    from coordinator import site_metrics
+    from coordinator.context import Coordinator
+
+    with Coordinator.open(home) as coordinator:
+        found = site_metrics.listing(coordinator, prefix=release)
+    rows = [
+        (
+            r.release[:16],
+            r.site,
+            f"{r.images} or more",
+            f"{r.accuracy_percent} %",
+            "-" if r.balanced_accuracy_percent is None else f"{r.balanced_accuracy_percent} %",
+            f"{r.grain_percent} points",
+            r.received,
+        )
+        for r in found
+    ]
+    head = ("release", "site", "images", "accuracy", "balanced", "in steps of", "received")
+    door.emit(found, as_json=as_json, text=door.columns(rows, head))

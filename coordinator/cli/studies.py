@@ -76,6 +76,19 @@ def create(
     lease_days: Annotated[
         int, typer.Option(help="Days after its last contact that a site predicts; 0: no lease.")
     ] = 0,
+    synthetic_sets: Annotated[
+        str,
+        typer.Option(
+            help="Sites get a release's synthetic images: withheld; private: where every blueprint"
+            " in it has differential privacy; or personal-data: also where one has not."
+        ),
+    ] = "withheld",
+    metrics_from: Annotated[
+        int,
+        typer.Option(
+            help="Sites may send rounded metrics of releases, from so many images on; 0: never."
+        ),
+    ] = 0,
     roots: Roots = None,
     days: Days = None,
     as_json: Json = False,
@@ -112,6 +125,8 @@ def create(
             reviewers=tuple(reviewer or ()),
             outbound_approval=outbound_approval,
             lease_days=lease_days,
+            synthetic_sets=synthetic_sets,
+            metrics_from=metrics_from,
             endorsed=tuple(
                 read_document(
                     path,

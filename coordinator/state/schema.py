@@ -15,7 +15,7 @@ from kit.errors import KitError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 SCRIPTS = Path(__file__).parent / "migrations"
 _TABLE = "alembic_version"
 _BEFORE_ALEMBIC = 7

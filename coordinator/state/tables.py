@@ -201,6 +201,16 @@ releases = sa.Table(
     sa.Column("published", TEXT, nullable=False),
     sa.Column("withdrawn", sa.Boolean, nullable=False, default=False),
 )
+site_metrics = sa.Table(  # rounded metrics of a release, signed by a site: one of each
+    "site_metrics",
+    metadata,
+    sa.Column("release", TEXT, primary_key=True),
+    sa.Column("site", TEXT, primary_key=True),
+    sa.Column("digest", TEXT, nullable=False, index=True),
+    sa.Column("received", TEXT, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
+)
 builds = sa.Table(  # a plan that is carried out, was, or gave way to another
     "builds",
     metadata,

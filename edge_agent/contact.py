@@ -21,8 +21,9 @@ from kit.files import read_limited, write_atomic
 from pki import keys
 from pki.crl import MAX_CRL_BYTES, RevocationList, RevocationLists
 
-# A release is shown with all its entries; its own rules say what must not be missing.
-_RELEASE_KINDS = (Kind.RELEASE_PUBLISHED, Kind.RELEASE_WITHDRAWN)
+# A release is shown with all its entries; its own rules say what must not be missing. What this
+# site reported is shown to nobody: its entry must stay in the log, as every other.
+_SHOWN_ELSEWHERE = (Kind.RELEASE_PUBLISHED, Kind.RELEASE_WITHDRAWN, Kind.METRICS_REPORTED)
 
 
 def known(home: Home) -> Trust | None:
@@ -251,7 +252,7 @@ def _check_none_vanished(home: Home, world: World) -> None:
         index, event = Receipt.from_text(entry.receipt).index, Event.from_leaf(entry.leaf)
         is_there = index < len(log.leaves) and log.leaves[index] == entry.leaf
         ended = log.history.blueprints.get(event.subject) == "revoked"
-        hidden = event.kind not in _RELEASE_KINDS and event.subject not in shown and not ended
+        hidden = event.kind not in _SHOWN_ELSEWHERE and event.subject not in shown and not ended
         if not is_there or hidden:
             raise TrustError(
                 f"the coordinator no longer shows the log entry `{path.name}` that it proved here",

@@ -7,8 +7,10 @@ patient map, or under another id.
 
 from collections.abc import Collection
 from copy import copy
+from pathlib import Path
 
 from edge_agent import ledger
+from edge_agent.adapting import records
 from edge_agent.home import Home
 from kit import canonical
 from kit.errors import FormatError
@@ -17,6 +19,20 @@ from kit.files import write_atomic
 VERSION = 1
 _FILE = "erased.json"
 _MAX_BYTES = 64 << 20  # a million units
+
+
+def file(home: Home) -> Path:
+    """Return where they are kept."""
+    return home.path / "state" / _FILE
+
+
+def holds(home: Home, hashes: Collection[str]) -> bool:
+    """Say whether one of these keyed hashes is that of an erased unit; wants no key.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    return file(home).is_file() and not _read(home).isdisjoint(hashes)
 
 
 class Erased:
@@ -28,7 +44,7 @@ class Erased:
         Raises:
             FormatError: the file is damaged.
         """
-        self._path, self._secret = home.path / "state" / _FILE, home.unit_secret()
+        self._home, self._path, self._secret = home, file(home), home.unit_secret()
         self._units = _read(home) if self._path.is_file() else set()
 
     @property
@@ -41,13 +57,17 @@ class Erased:
         self.add_pseudonyms([ledger.pseudonym(self._secret, unit).hex() for unit in units])
 
     def add_pseudonyms(self, names: Collection[str]) -> None:
-        """Note units by their pseudonyms (hexadecimal), durably."""
+        """Note units by their pseudonyms (hexadecimal), durably.
+
+        The models that this site adapted with one of them are deleted with it.
+        """
         fresh = set(names) - self._units
         if not fresh:
             return
         self._units |= fresh
         table = {"version": VERSION, "units": sorted(self._units)}
         write_atomic(self._path, canonical.encode(table), mode=0o600)
+        records.delete_units(self._home, fresh)
 
     def beside(self, names: Collection[str]) -> "Erased":
         """Return what this would be with these pseudonyms as well; nothing is noted."""
@@ -63,7 +83,7 @@ class Erased:
 
 
 def _read(home: Home) -> set[str]:
-    data = canonical.decode((home.path / "state" / _FILE).read_bytes(), limit=_MAX_BYTES)
+    data = canonical.decode(file(home).read_bytes(), limit=_MAX_BYTES)
     table = canonical.fields(data, {"version", "units"}, what="list of erased units")
     canonical.version(table["version"], expected=VERSION, what="list of erased units")
     if not isinstance(table["units"], list):

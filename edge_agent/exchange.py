@@ -14,7 +14,7 @@ from edge_agent import messages
 from edge_agent.errors import BusyError, UnreachableError
 from edge_agent.home import Home
 from edge_agent.messages import Announcement, EnrolReply
-from edge_agent.trust import News, StatusNews
+from edge_agent.trust import Entry, News, StatusNews
 from kit import canonical, clock
 from kit.errors import KitError
 from kit.files import read_limited
@@ -212,6 +212,12 @@ class Exchange:
         request = pb.WithdrawRequest(envelope=envelope, signing_chain=signing_chain)
         with _errors(self._address):
             return messages.status(self._stub.Withdraw(request, timeout=CALL_TIMEOUT_S))
+
+    def report(self, envelope: bytes, signing_chain: bytes) -> Entry:
+        """Hand in this site's metrics of a release; returns what the log says of it."""
+        request = pb.ReportRequest(envelope=envelope, signing_chain=signing_chain)
+        with _errors(self._address):
+            return messages.logged(self._stub.Report(request, timeout=CALL_TIMEOUT_S).entry)
 
     def download(self, release: str, offset: int) -> Iterator[bytes]:
         """Yield a release's model from `offset` on.

@@ -269,7 +269,8 @@ class Prediction:
 class PredictionTable:
     """Predictions of one release, with what every row must say beside them.
 
-    `refused` are files that could not be read, each with the reason.
+    `refused` are files that could not be read, each with the reason. `adapted` is the digest of a
+    model that this site adapted from the release, where it is that which answered.
     """
 
     labels: tuple[str, ...]
@@ -277,6 +278,7 @@ class PredictionTable:
     release: str
     time: str
     refused: tuple[Refusal, ...] = ()
+    adapted: str = ""
 
     def to_json(self) -> str:
         """Return the table as JSON text."""
@@ -295,6 +297,7 @@ class PredictionTable:
             "notice": NOTICE,
             "rows": rows,
             "refused": refused,
+            **({"adapted": self.adapted} if self.adapted else {}),
         }
         return json.dumps(table, indent=1) + "\n"
 
@@ -303,15 +306,18 @@ class PredictionTable:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\r\n")
         columns = [f"p({label})" for label in self.labels]
-        writer.writerow(["file", "label", *columns, "release", "time", "notice"])
+        own = [("adapted", self.adapted)] if self.adapted else []
+        head = ["release", *(name for name, _ in own), "time", "notice"]
+        tail = [self.release, *(value for _, value in own), self.time, NOTICE]
+        writer.writerow(["file", "label", *columns, *head])
         for row in self.rows:
             shares = [f"{p:.6f}" for p in row.probabilities]
-            writer.writerow([_cell(row.file), row.label, *shares, self.release, self.time, NOTICE])
+            writer.writerow([_cell(row.file), row.label, *shares, *tail])
         return text.getvalue()
 
 
 def tabulate(
-    model: InstalledModel, images: ImageSet, *, release: str, now: datetime
+    model: InstalledModel, images: ImageSet, *, release: str, now: datetime, adapted: str = ""
 ) -> PredictionTable:
     """Predict every image and return the rows for people.
 
@@ -320,6 +326,7 @@ def tabulate(
         images: what to predict on.
         release: the release's digest.
         now: the time of the prediction.
+        adapted: the digest of the model that was adapted from it, if that is `model`.
     """
     probabilities = model.predict(images.images)
     rows = tuple(
@@ -336,6 +343,7 @@ def tabulate(
         release=release,
         time=clock.rfc3339(now),
         refused=images.refused,
+        adapted=adapted,
     )
 
 

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent import alarms as own_name
 from edge_agent import (
+    at_work,
     contact,
     copies,
+    freshness,
     installed,
     outbound,
     outbox,
     renewal,
+    reporting,
     rollout,
     submission,
     trust,
     withdrawal,
     witness,
 )
+from edge_agent.adapting import models
 from edge_agent.exchange import Exchange
 from edge_agent.gate import verdict
 from edge_agent.home import Home
@@ -28,6 +32,8 @@ from edge_agent.submission import outgoing, signing_chain
 from federation.auditlog.checkpoint import Receipt
 from federation.auditlog.events import Event
 from federation.blueprint.statement import CIPHERTEXT, WEIGHTS, WRAPPED_KEY
+from federation.release import onnx_lint
+from federation.study import SyntheticSets
 from kit import canonical, clock, door
 from kit.door import note
 from kit.errors import KitError
@@ -64,6 +70,7 @@ class Leaving:
     ledger_head: str
     ledger_counter: int
     files: tuple[str, ...]
+    other_sites_get: str
     never_leaves: str
 
     def to_text(self) -> str:
@@ -89,6 +96,7 @@ class Standing:
     studies: tuple[dict[str, Any], ...]
     blueprints: tuple[dict[str, Any], ...]
     releases: tuple[dict[str, Any], ...]
+    adapted: tuple[models.Listed, ...]
     erasures: tuple[Pending, ...]
     alarms: tuple[str, ...]
 
@@ -119,6 +127,12 @@ class Standing:
                 for r in self.releases
             ),
         ]
+        rows = [
+            (a.name, a.study, a.release[:16], a.created, a.unusable or "usable")
+            for a in self.adapted
+        ]
+        head = ("adapted model", "study", "release", "created", "now")
+        table["adapted"] = [head, *rows] if rows else None
         table["erasures"] = [
             ("requested", "patients", "study", "blueprint", "waits for"),
             *(
@@ -207,9 +221,19 @@ def _leaving(home: Home, run: str, now: datetime) -> Leaving:
         gate=verdict.words(home.run(run), passed=passed),
         ledger_head=privacy.ledger_head,
         ledger_counter=privacy.ledger_counter,
+        other_sites_get=_OTHER_SITES_GET[item.study.sharing.synthetic_sets],
         files=("signed statement", CIPHERTEXT + f" ({WEIGHTS}, architecture.json)", WRAPPED_KEY),
         never_leaves="images, counts, patient ids, file names, gate scores, metrics, checkpoints",
     )
+
+
+_OTHER_SITES_GET = {
+    SyntheticSets.WITHHELD: "models trained on synthetic images of it",
+    SyntheticSets.PRIVATE: "models trained on synthetic images of it, and such images themselves"
+    " where every blueprint of a release has differential privacy",
+    SyntheticSets.PERSONAL_DATA: "models trained on synthetic images of it, and such images"
+    " themselves, which may be personal data where it has no differential privacy",
+}
 
 
 def sign_outbound(home: Home, run: str, key_file: Path, typed: str, *, now: datetime) -> str:
@@ -250,6 +274,7 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
         warnings=(
             *(w.line for w in lifetimes.warnings(renewal.lifetimes_of(home), now=now)),
             *expired(home, now=now),
+            *freshness.warnings(home, now=now),
         ),
         unexplained=tuple(a.line for a in own_name.kept(home) if not a.acknowledged),
         log_size=world.trust.size,
@@ -282,6 +307,7 @@ def standing(home: Home, world: trust.World, *, now: datetime) -> Standing:
             }
             for r in world.releases
         ),
+        adapted=tuple(models.listing(home, now=now)),
         erasures=pending(home, world),
         alarms=tuple(
             contact.alarm_words(alarm, world) for alarm in contact.alarms(world.log, now=now)
@@ -329,22 +355,32 @@ def evaluate(
     probabilities: Path | None,
     *,
     prefix: str = "",
+    adapted: str = "",
+    send: bool = False,
     now: datetime,
 ) -> tuple[dict[str, Any], "ImageSet"]:
     """Return a release's metrics on labelled images, and the images; both stay here.
 
-    It is the one whose digest begins with `prefix`, or the one that was fetched last.
+    It is the one whose digest begins with `prefix`, or the one that was fetched last; or the model
+    that this site adapted under the name `adapted`. With `send`, what the study takes of the
+    figures is rounded, signed and sent, and stands in the result.
 
     Raises:
-        KitError: no usable release, or no labelled images.
+        KitError: no usable release, no labelled images, or nothing may be sent.
     """
     from edge_agent import inference
     from edge_agent.datasets.load import load_images
 
     study = home.study(study_name)
-    digest = rollout.find(home, study, prefix) if prefix else None
-    found = installed.load(home, study_name, now=now, digest=digest)
-    model = rollout.opened(home, study_name, found)
+    if send:
+        reporting.require_allowed(study, adapted=adapted)
+    if adapted:
+        chosen = at_work.chosen(home, study_name, release=prefix, adapted=adapted, now=now)
+        model, release = chosen.model, chosen.release
+    else:
+        digest = rollout.find(home, study, prefix) if prefix else None
+        found = installed.load(home, study_name, now=now, digest=digest)
+        model, release = rollout.opened(home, study_name, found), found.release.digest
     images = load_images(data, study.image, study.classes)
     result = inference.evaluate(model, images)
     if probabilities is not None:
@@ -354,13 +390,20 @@ def evaluate(
             "probabilities": result.probabilities.tolist(),
         }
         write_atomic(probabilities, json.dumps(rows).encode(), mode=0o600)
-    rollout.note_evaluation(home, found.release.digest, now=now)
+    if not adapted:
+        rollout.note_evaluation(home, release, now=now)
     table = {
-        "release": found.release.digest,
-        "notice": found.release.notice,
+        "release": release,
+        **({"adapted": model.digest} if adapted else {}),
+        "notice": onnx_lint.NOTICE,
         "unknown_labels": list(result.unknown),
         **result.metrics.to_table(),
     }
+    if send:
+        report = reporting.earlier(home, release)
+        if report is None:
+            report = reporting.rounded(study, release, result.metrics, result.labels, now=now)
+        table["sent"] = door.to_table(reporting.send(home, report))
     return table, images
 
 

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from edge_agent import contact, repository, trust
+from edge_agent.adapting import records
 from edge_agent.exchange import Exchange, Source, patient
 from edge_agent.home import Home
 from edge_agent.trust import OfferedRelease, Trust, World
 from edge_agent.witness import require_vouched
 from federation.auditlog.checkpoint import Receipt
-from federation.release import golden
+from federation.release import golden, synthetic
 from federation.release import statement as documents
 from federation.release.golden import GoldenImages
 from federation.release.onnx_lint import ModelContract, lint
 from federation.release.statement import FILE_NAMES, MAX_MODEL_BYTES, Artefact, Release, Role
-from federation.study import Study
+from federation.release.synthetic import SyntheticSet
+from federation.study import Study, SyntheticSets
 from kit import canonical, clock
 from kit.door import note
 from kit.errors import KitError
@@ -40,6 +42,7 @@ class Fetched:
     personal_data: bool
     bytes_downloaded: int
     withdrawn: tuple[str, ...]
+    adapted_deleted: tuple[str, ...]
     model: Path
 
 
@@ -115,6 +118,7 @@ def install(
         RepositoryError: the repository does not list it, or is out of date.
     """
     study = home.study(study_name)
+    adapted = records.delete_withdrawn(home, world.trust.withdrawn_releases)
     gone = remove_withdrawn(home, world)
     offer = newest(home, study, world, is_base=False)
     repository.require_listed(home, offer.release, now=now)
@@ -129,6 +133,7 @@ def install(
         personal_data=offer.release.personal_data,
         bytes_downloaded=downloaded,
         withdrawn=gone,
+        adapted_deleted=adapted,
         model=folder_of(home, offer.release.digest) / MODEL,
     )
 
@@ -303,15 +308,24 @@ def check_known(home: Home, digest: str, *, now: datetime) -> Trust:
     return known
 
 
-def _open(home: Home, digest: str) -> Installed:
-    folder = folder_of(home, digest)
+def statement_in(home: Home, folder: Path) -> Release:
+    """Return the release whose signed statement lies in a folder, after verifying it.
+
+    Raises:
+        KitError: it is missing or damaged, or not signed as it must be.
+    """
     envelope = home.read(folder / ENVELOPE, "release statement")
     chain = home.read(folder / CHAIN, "certificate")
     created = clock.parse_rfc3339(_claimed(envelope).created)  # when its certificate must hold
     revoked = contact.revocations(home)
     kind = documents.RELEASE_TYPE
     payload = trust.open_document(envelope, kind, chain, home.pins, created, revoked)
-    release = Release.from_bytes(payload)
+    return Release.from_bytes(payload)
+
+
+def _open(home: Home, digest: str) -> Installed:
+    folder = folder_of(home, digest)
+    release = statement_in(home, folder)
     model = read_limited(folder / MODEL, limit=MAX_MODEL_BYTES, what="model")
     if canonical.digest(model) != release.model.sha256 or release.digest != digest:
         raise KitError(
@@ -323,22 +337,58 @@ def _open(home: Home, digest: str) -> Installed:
 
 def _golden(home: Home, release: Release) -> GoldenImages | None:
     """Return a release's golden images; None with one of before there were any."""
+    data = _beside(home, release, Role.GOLDEN_IMAGES, limit=golden.MAX_BYTES, what="golden images")
+    if data is None:
+        return None
+    return GoldenImages.from_bytes(
+        data,
+        model=release.digest,
+        channels=home.study(release.study).image.channels,
+        classes=len(release.labels),
+    )
+
+
+def synthetic_set(home: Home, found: Installed) -> SyntheticSet:
+    """Return the synthetic set of a release that was verified just now.
+
+    Raises:
+        KitError: it has none, or the file is missing or was altered.
+    """
+    release, study = found.release, home.study(found.release.study)
+    limit = synthetic.MAX_BYTES
+    data = _beside(home, release, Role.SYNTHETIC_SET, limit=limit, what="synthetic set")
+    if data is None:
+        rule = study.sharing.synthetic_sets
+        why = {
+            SyntheticSets.WITHHELD: "the study withholds them; another round of it may agree to"
+            " `--synthetic-sets private`",
+            SyntheticSets.PRIVATE: "a blueprint without differential privacy is in it, and the"
+            " study publishes the sets of private ones alone",
+        }
+        raise KitError(
+            f"release `{release.digest[:16]}` carries no synthetic set",
+            hint=why.get(rule, "ask the coordinator for a newer release"),
+        )
+    return SyntheticSet.from_bytes(data, study=study, labels=release.labels)
+
+
+def _beside(home: Home, release: Release, role: Role, *, limit: int, what: str) -> bytes | None:
+    """Return what lies beside a release's model as its statement signs it; None if nothing does."""
     for file in release.companions:
-        if file.role is Role.GOLDEN_IMAGES:
-            path = folder_of(home, release.digest) / GOLDEN
-            data = read_limited(path, limit=golden.MAX_BYTES, what="golden images")
+        if file.role is role:
+            path = folder_of(home, release.digest) / FILE_NAMES[role]
+            data = read_limited(path, limit=limit, what=what)
             if canonical.digest(data) != file.sha256:
                 raise KitError(
-                    f"the golden images of release `{release.digest[:16]}` were altered",
+                    f"the {what} of release `{release.digest[:16]}` {_were(what)} altered",
                     hint="run `edge-agent fetch` again and find out who wrote to this machine",
                 )
-            return GoldenImages.from_bytes(
-                data,
-                model=release.digest,
-                channels=home.study(release.study).image.channels,
-                classes=len(release.labels),
-            )
+            return data
     return None
+
+
+def _were(what: str) -> str:
+    return "were" if what.endswith("s") else "was"
 
 
 def claimed(home: Home, digest: str) -> Release:

@@ -87,9 +87,9 @@ def news(reply: Any) -> News:
                 envelope=r.envelope,
                 signing_chain=r.signing_chain,
                 withdrawn=r.withdrawn,
-                published=_entry(r.published),
-                withdrawal=tuple(_entry(e) for e in r.withdrawal),
-                earlier=tuple(_entry(e) for e in r.earlier),
+                published=logged(r.published),
+                withdrawal=tuple(logged(e) for e in r.withdrawal),
+                earlier=tuple(logged(e) for e in r.earlier),
             )
             for r in (*reply.releases, *reply.bases)
         ),
@@ -107,9 +107,10 @@ def status(reply: Any) -> StatusNews:
         study_digest=reply.study_digest,
         state=reply.state,
         reason=reply.reason,
-        entries=tuple(_entry(entry) for entry in reply.entries),
+        entries=tuple(logged(entry) for entry in reply.entries),
     )
 
 
-def _entry(entry: Any) -> Entry:
+def logged(entry: Any) -> Entry:
+    """Return a log entry; nothing in it is verified yet."""
     return Entry(leaf=entry.leaf, receipt=entry.receipt)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edge_agent.home import Home
 from federation.release.statement import FILE_NAMES, Release
-from federation.repository import client, roles
+from federation.repository import client, metadata, roles
 from federation.repository.client import Repository, RepositoryError, StaleError
 from federation.repository.metadata import PublicKey
 from kit import canonical
@@ -60,6 +60,17 @@ def fresh(home: Home, *, now: datetime) -> Iterator[Repository]:
         StaleError: its time is over.
         RepositoryError: what the last contact brought did not hold.
     """
+    require_no_problem(home)
+    with _opened(home, {}, now=now, by_stick=True) as found:
+        yield found
+
+
+def require_no_problem(home: Home) -> None:
+    """Want what the last contact brought to have held.
+
+    Raises:
+        RepositoryError: it did not.
+    """
     path = _folder(home) / _PROBLEM
     if path.is_file():
         problem = canonical.decode(home.read(path, "state of the repository"))["problem"]
@@ -68,8 +79,22 @@ def fresh(home: Home, *, now: datetime) -> Iterator[Repository]:
             hint="nothing is installed or submitted until a contact brings metadata that hold;"
             " what is installed keeps serving",
         )
-    with _opened(home, {}, now=now, by_stick=True) as found:
-        yield found
+
+
+def expiries(home: Home) -> dict[str, datetime]:
+    """Return when the newest metadata of each role that are kept here end, by role.
+
+    Raises:
+        RepositoryError: they do not hold.
+    """
+    kept = _kept(home)
+    newest = client.versions(kept)
+    found = {}
+    for name, data in kept.items():
+        role = name.removesuffix(".json").rpartition(".")[2]
+        if metadata.version_of(data) == newest[role]:
+            found[role] = metadata.expiry_of(data)
+    return found
 
 
 def require_current(home: Home, files: Mapping[str, bytes], *, now: datetime) -> None:

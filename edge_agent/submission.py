@@ -26,6 +26,7 @@ from edge_agent import (
     reviewers,
     shipments,
 )
+from edge_agent.adapting import records
 from edge_agent.errors import BusyError, TrustError, UnreachableError
 from edge_agent.exchange import Exchange, patiently
 from edge_agent.home import Home
@@ -78,6 +79,12 @@ def outgoing(home: Home, run: str) -> Outgoing:
     Raises:
         KitError: there is no finished run of this name, and no copy of what was sent of it.
     """
+    if records.exists(home, run):
+        raise KitError(
+            f"`{run}` is a model that this site adapted: it holds its patients without privacy, and"
+            " never leaves",
+            hint="name a run of `edge-agent train`; those are what is submitted",
+        )
     if not is_finished(home, run):
         kept = copies.find(home, run)
         if kept is not None:

@@ -34,6 +34,7 @@ _WORDS = {
     Kind.SIGNING_KEY_RENEWED: "this site's signing key was replaced by one not made here",
     Kind.BLUEPRINT_RECEIVED: "a blueprint was submitted in this site's name, but not from here",
     Kind.BLUEPRINT_REVOKED: "a blueprint was withdrawn in this site's name, but not from here",
+    Kind.METRICS_REPORTED: "metrics were sent in this site's name, but not from here",
 }
 
 
@@ -114,7 +115,7 @@ def _is_own_doing(event: Event, names: frozenset[str], own: Own) -> bool:
         return event.subject in done
     if event.kind in (Kind.SITE_CONFIRMED, Kind.CERTIFICATE_RENEWED, Kind.SIGNING_KEY_RENEWED):
         return details.get("request") in done
-    if event.kind is Kind.BLUEPRINT_RECEIVED and event.actor in names:
+    if event.kind in (Kind.BLUEPRINT_RECEIVED, Kind.METRICS_REPORTED) and event.actor in names:
         return event.subject in done
     if event.kind is Kind.BLUEPRINT_REVOKED and event.actor in names:
         return details.get("order") in done

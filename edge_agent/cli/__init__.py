@@ -65,6 +65,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": exchange.fetch,
     "predict": models.predict,
     "evaluate": models.evaluate,
+    "adapt": models.adapt,
     "serve": serving.serve,
     "withdraw": withdrawing.withdraw,
     "backup": upkeep.backup,

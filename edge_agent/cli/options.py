@@ -30,6 +30,9 @@ NamedRelease = Annotated[
         "--release", help="Digits of an installed release's digest, instead of the usual one."
     ),
 ]
+NamedAdapted = Annotated[
+    str, typer.Option("--adapted", help="Instead: a model that this site adapted, by its name.")
+]
 Run = Annotated[str, typer.Option("--run", help="The run's name; default: the study's id.")]
 
 

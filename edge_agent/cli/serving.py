@@ -20,15 +20,21 @@ def serve(
         list[str] | None,
         typer.Option("--study", help="A study to serve; repeat. Default: all known here."),
     ] = None,
+    adapted: Annotated[
+        list[str] | None,
+        typer.Option("--adapted", help="Serve too: a model that this site adapted; repeat."),
+    ] = None,
     listen: Annotated[
         str, typer.Option("--listen", help="Loopback address and port; port 0 takes a free one.")
     ] = "127.0.0.1:8500",
 ) -> None:
     """Answer on loopback with the accepted releases (Open Inference Protocol, Prometheus).
 
-    A release that is withdrawn, replaced or past its lease stops without a restart.
+    A release that is withdrawn, replaced or past its lease stops without a restart, and so does a
+    model adapted from it. Whoever names an adapted model here accepts it.
     """
     from edge_agent import inference
+    from edge_agent.adapting import records
     from edge_agent.home import Home
     from edge_agent.serving.figures import Figures
     from edge_agent.serving.models import Models
@@ -39,11 +45,12 @@ def serve(
     agent, (host, port) = Home.open(home), parse_address(listen)
     inference.require_one_runtime()
     names = [agent.study(name).id for name in study or [s.id for s in agent.studies()]]
+    own = [records.read(agent, name).name for name in adapted or ()]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     counts = Figures()
-    models = Models(agent, names, counts)
+    models = Models(agent, names, counts, own)
     with (
         logs.to_people(sys.stderr),
         logs.to_file(agent.logs / "serve.jsonl"),
@@ -52,7 +59,7 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         door.note(f"{PROGRAM}: http://{shown}:{bound}/v2 ({NOTICE})")
         missing = models.why_not(now=clock.utc_now())
-        for name in names:
+        for name in (*names, *own):
             why = missing.get(name)
             words = (
                 f"not served yet: {why}" if why else models.get(name, now=clock.utc_now()).digest

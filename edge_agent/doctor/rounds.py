@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge_agent.doctor import line, machine, papers
 from edge_agent.doctor.findings import Finding, examine, postponed
+from edge_agent.freshness import freshness
 from edge_agent.home import Home
 from pki import certificates
 from pki.enrolment import Pins, Token
@@ -25,6 +26,7 @@ def rounds(home: Home, now: Callable[[], datetime]) -> Iterator[Finding]:
     yield talk
     failed = failed or (None if talk.passed else talk)
     yield _unless(failed, "clock", lambda: papers.clocks(home, now=now()))
+    yield examine("repository", lambda: freshness(home, now=now()).line)
     yield examine("training", machine.training_gpu)
     yield examine("inference", machine.inference_gpu)
 

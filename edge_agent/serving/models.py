@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent import contact, installed, rollout, trust
+from edge_agent import contact, erased, installed, rollout, trust
+from edge_agent.adapting import models, records
 from edge_agent.home import Home
 from edge_agent.serving.figures import Figures, Key
 from edge_agent.trust import Trust
@@ -47,16 +48,25 @@ class NotServedError(KitError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A release that was verified and opened."""
+    """A release that was verified and opened, or a model that this site adapted from it.
 
+    `name` is the study's, or that of the adapted model.
+    """
+
+    name: str
     study: Study
     release: Release
     model: "InstalledModel"
 
     @property
     def digest(self) -> str:
-        """The release's digest."""
-        return self.release.digest
+        """The digest of what answers: the release's, or the adapted model's."""
+        return self.model.digest
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether this site adapted it."""
+        return self.digest != self.release.digest
 
 
 @dataclass(slots=True)
@@ -74,9 +84,11 @@ class _Place:
 class Models:
     """The models of some studies, by name; every method may be called from several threads."""
 
-    def __init__(self, home: Home, studies: Sequence[str], figures: Figures) -> None:
-        self._home, self._figures = home, figures
-        self._places = {name: _Place() for name in studies}
+    def __init__(
+        self, home: Home, studies: Sequence[str], figures: Figures, adapted: Sequence[str] = ()
+    ) -> None:
+        self._home, self._figures, self._adapted = home, figures, frozenset(adapted)
+        self._places = {name: _Place() for name in (*studies, *adapted)}
         self._lock = threading.Lock()
         self._waiting: queue.Queue[tuple[Served, Images, Sequence[str]] | None] = queue.Queue(
             MAX_SHADOW_REQUESTS
@@ -119,7 +131,7 @@ class Models:
 
     def shadow(self, answered: Served, images: Images, probabilities: Images) -> None:
         """Let the shadow of a model answer too, later; what it says is compared and dropped."""
-        shadow = self._places[answered.study.id].shadow
+        shadow = self._places[answered.name].shadow
         if shadow is None:
             return
         said = [answered.model.labels[int(row.argmax())] for row in probabilities]
@@ -148,7 +160,7 @@ class Models:
         self._waiting.put(None)
 
     def _count(self, what: str, shadow: Served, amount: int = 1) -> None:
-        labels = {"model": shadow.study.id, "version": shadow.digest}
+        labels = {"model": shadow.name, "version": shadow.digest}
         self._figures.add(f"edge_agent_shadow_{what}", labels, amount)
 
     @staticmethod
@@ -180,6 +192,8 @@ class Models:
     def _open(
         self, name: str, place: _Place, now: datetime
     ) -> tuple[Served | None, Served | None, str]:
+        if name in self._adapted:
+            return self._open_adapted(name, place, now)
         try:
             study = self._home.study(name)
             stage = rollout.stage(self._home, study)
@@ -196,29 +210,41 @@ class Models:
             _log.warning("the shadow release is not tried: %s", error)
             return active, None, ""
 
+    def _open_adapted(
+        self, name: str, place: _Place, now: datetime
+    ) -> tuple[Served | None, Served | None, str]:
+        """Verify an adapted model again: no shadow is tried beside it."""
+        try:
+            found = models.load(self._home, name, now=now)
+            if place.active is not None and place.active.digest == found.record.model:
+                return place.active, None, ""
+            model = found.opened()
+        except KitError as error:
+            return None, None, str(error)
+        served = Served(name=name, study=found.study, release=found.release, model=model)
+        return served, None, ""
+
     def _opened(self, study: Study, digest: str, present: Served | None, now: datetime) -> Served:
         """Verify a release again; the session of one that is open already is kept."""
         found = installed.load(self._home, study.id, now=now, digest=digest)
         if present is not None and present.digest == digest and present.study == study:
             return present
         model = rollout.opened(self._home, study.id, found)
-        return Served(study=study, release=found.release, model=model)
+        return Served(name=study.id, study=study, release=found.release, model=model)
 
     def _marks(self, name: str) -> Marks:
         """Return what changes whenever a file does that decides what is served."""
         home = self._home
         name = canonical.name(name)
-        return tuple(
-            _mark(path)
-            for path in (
-                home.trust,
-                home.certificate_revocations,
-                home.authority_revocations,
+        own = [records.folder_of(home, name) / records.RECORD, erased.file(home)]
+        if name not in self._adapted:
+            own = [
                 home.study_file(name, "manifest"),
                 rollout.record(home, name),
                 installed.pointer(home, name),
-            )
-        )
+            ]
+        shared = (home.trust, home.certificate_revocations, home.authority_revocations)
+        return tuple(_mark(path) for path in (*shared, *own))
 
 
 def _is_past(tried: datetime | None, now: datetime) -> bool:

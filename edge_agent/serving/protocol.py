@@ -86,13 +86,28 @@ def answer(asked: Inference, probabilities: NDArray[np.float32], who: Mapping[st
     return Answer(body=head + raw, json_bytes=len(head))
 
 
-def metadata(model: str, release: str, contract: ModelContract) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What answers: `version` is its digest, `parameters` what it says it is made of."""
+
+    version: str
+    parameters: Mapping[str, str]
+
+
+def lineage(digest: str, *, adapted_from: str = "") -> Lineage:
+    """Return the lineage of a release, or of a model that this site adapted from one."""
+    if not adapted_from:
+        return Lineage(digest, {"release": digest})
+    return Lineage(digest, {"release": adapted_from, "adapted": digest})
+
+
+def metadata(model: str, made: Lineage, contract: ModelContract) -> dict[str, Any]:
     """Return a model's metadata; sizes that any request may choose are -1."""
     shape = [-1, contract.channels, -1, -1]
     return {
         "name": model,
-        "versions": [release],
-        "parameters": _parameters_of(release, contract.labels),
+        "versions": [made.version],
+        "parameters": _parameters_of(made, contract.labels),
         "platform": PLATFORM,
         "labels": list(contract.labels),
         "inputs": [{"name": INPUT_NAME, "datatype": DATATYPE, "shape": shape}],
@@ -102,10 +117,10 @@ def metadata(model: str, release: str, contract: ModelContract) -> dict[str, Any
     }
 
 
-def identity(model: str, release: str, labels: Sequence[str]) -> dict[str, Any]:
+def identity(model: str, made: Lineage, labels: Sequence[str]) -> dict[str, Any]:
     """Return what every answer of a model says of itself."""
-    parameters = _parameters_of(release, labels)
-    return {"model_name": model, "model_version": release, "parameters": parameters}
+    parameters = _parameters_of(made, labels)
+    return {"model_name": model, "model_version": made.version, "parameters": parameters}
 
 
 def encode(table: Mapping[str, Any]) -> bytes:
@@ -113,9 +128,9 @@ def encode(table: Mapping[str, Any]) -> bytes:
     return json.dumps(table, allow_nan=False).encode()
 
 
-def _parameters_of(release: str, labels: Sequence[str]) -> dict[str, str]:
+def _parameters_of(made: Lineage, labels: Sequence[str]) -> dict[str, str]:
     """Return the protocol's parameters, whose values may be text: the labels are JSON in it."""
-    return {"release": release, "notice": NOTICE, "labels": json.dumps(list(labels))}
+    return {**made.parameters, "notice": NOTICE, "labels": json.dumps(list(labels))}
 
 
 def _split(body: bytes, json_bytes: int | None) -> tuple[dict[str, Any], memoryview]:

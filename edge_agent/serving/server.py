@@ -137,13 +137,14 @@ class Application:
         if rest == ["infer"]:
             return self._infer(environ, served)
         who = {name: served.digest}
-        table: dict[str, Any] = protocol.metadata(name, served.digest, served.model.contract)
+        lineage = protocol.lineage(served.digest, adapted_from=_source(served))
+        table: dict[str, Any] = protocol.metadata(name, lineage, served.model.contract)
         if rest == ["ready"]:
             table = {"name": name, "ready": True, "parameters": table["parameters"]}
         return Reply(status=200, body=protocol.encode(table), releases=who)
 
     def _infer(self, environ: Environ, served: Served) -> Reply:
-        name, who = served.study.id, {served.study.id: served.digest}
+        name, who = served.name, {served.name: served.digest}
         labels = {"model": name, "version": served.digest}
         count = self._counts
         with count.pending(labels), count.timed("nv_inference_request_duration_us", labels):
@@ -153,7 +154,8 @@ class Application:
                 with count.timed("nv_inference_compute_infer_duration_us", labels):
                     rows = served.model.predict(list(asked.images))
                 with count.timed("nv_inference_compute_output_duration_us", labels):
-                    identity = protocol.identity(name, served.digest, served.model.labels)
+                    lineage = protocol.lineage(served.digest, adapted_from=_source(served))
+                    identity = protocol.identity(name, lineage, served.model.labels)
                     made = protocol.answer(asked, rows, identity)
             except RequestError as error:
                 self._fail(name, served.digest, "REJECTED")
@@ -205,6 +207,11 @@ def _require_local(environ: Environ) -> None:
         raise RequestError("the Host is no name of this machine's loopback", status=403)
     if "HTTP_ORIGIN" in environ:
         raise RequestError("requests of web pages are not answered", status=403)
+
+
+def _source(served: Served) -> str:
+    """Return the release that a model was adapted from, or nothing."""
+    return served.release.digest if served.is_adapted else ""
 
 
 def _asked(environ: Environ, served: Served) -> protocol.Inference:

@@ -48,7 +48,7 @@ def test_flat_nested_and_raw_tensors_are_the_same_images():
 )
 def test_an_answer_says_release_and_notice_as_json_and_as_raw_bytes(changes):
     rows = np.array([[0.25, 0.75], [1, 0]], dtype=np.float32)
-    who = protocol.identity("shapes", "ab" * 32, CONTRACT.labels)
+    who = protocol.identity("shapes", protocol.lineage("ab" * 32), CONTRACT.labels)
     shown = answer(parse(request(id="7"), CONTRACT), rows, who)
     table = json.loads(shown.body)
     assert shown.json_bytes is None

@@ -30,6 +30,8 @@ from federation.delegation import Delegation
 from federation.endorsement import Endorsement
 from federation.release import onnx_lint
 from federation.release import statement as documents
+from federation.release.site_metrics import SiteMetrics
+from federation.release.synthetic import SyntheticSet
 from federation.stick import index as stick
 from federation.stick import medium
 from federation.study import RecipientKey, Reviewer, Study
@@ -44,6 +46,7 @@ MIB = 1 << 20
 DIGEST = canonical.digest(b"x")
 _FORGE = Forge()
 _WORLD = _FORGE.world
+_IMAGE = _WORLD.study.image
 _HUB = federation.MemoryCoordinator(_WORLD)
 _KEY, _CONTEXT = bytes(range(32)), b"context"
 
@@ -324,6 +327,25 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
             blueprint=DIGEST,
             study_digest=DIGEST,
             reason_commitment=DIGEST,
+            time="2026-01-31T12:00:00Z",
+        ).to_bytes(),
+    ),
+    "synthetic set": (
+        lambda data: SyntheticSet.from_bytes(data, study=_WORLD.study, labels=("cat",)),
+        lambda: SyntheticSet(
+            study=_WORLD.study.digest,
+            labels=("cat",),
+            images=(np.zeros((2, _IMAGE.channels, _IMAGE.height, _IMAGE.width), dtype=np.uint8),),
+        ).to_bytes(),
+    ),
+    "site metrics": (
+        SiteMetrics.from_bytes,
+        lambda: SiteMetrics(
+            release=DIGEST,
+            study_digest=DIGEST,
+            images=400,
+            accuracy_percent=90,
+            balanced_accuracy_percent=None,
             time="2026-01-31T12:00:00Z",
         ).to_bytes(),
     ),

@@ -36,7 +36,7 @@ def test_a_site_adapts_predicts_and_serves_until_its_release_is_withdrawn(
     assert (refused.code, refused.out) == (1, "")
     [line] = [each for each in refused.err.splitlines() if "error:" in each]
     assert "is the name of a study or run here" in line
-    made = shell.json("edge-agent", "a", *words, "ward")
+    made = shell.json("edge-agent", "a", *words, "ward", timeout_s=600)
     assert (made["release"], made["own_classes"]) == (release, list(sharing.LABELS["a"]))
     adapted = made["judged"][0]
     assert (adapted["model"], adapted["on_own"]["accuracy"] > 0.7) == ("adapted", True)

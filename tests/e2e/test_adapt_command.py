@@ -46,7 +46,7 @@ def test_a_site_adapts_predicts_and_serves_until_its_release_is_withdrawn(
         light=True,
     )  # fmt: skip
     assert (shown.code, "for this site alone" in shown.err) == (0, True)
-    rows = list(csv.DictReader(out.open()))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     assert {(row["release"], row["adapted"]) for row in rows} == {(release, made["model"])}
     assert sum(row["label"] == row["file"].split("/")[0] for row in rows) > 0.7 * len(rows)
     sent = shell.run("edge-agent", "a", "submit", *STUDY, "--run", "ward")

@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -228,7 +228,7 @@ class Models:
         """Verify a release again; the session of one that is open already is kept."""
         found = installed.load(self._home, study.id, now=now, digest=digest)
         if present is not None and present.digest == digest and present.study == study:
-            return present
+            return replace(present, release=found.release)  # signed anew: another lease
         model = rollout.opened(self._home, study.id, found)
         return Served(name=study.id, study=study, release=found.release, model=model)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import http.client
 import json
+import os
 import socket
 import threading
 import time
@@ -266,6 +267,11 @@ def test_a_lease_and_a_wound_back_clock_stop_a_running_release(released, home, m
         assert served.get("/v2/health/ready")[0] == 503
         ahead[0] = timedelta(days=1)
         assert served.get("/v2/health/ready")[0] == 200
+        ahead[0] = timedelta(days=3)
+        assert served.infer()[0] == 503
+        lease(released, home, start + timedelta(days=4))  # the same model, signed anew
+        os.utime(installed.pointer(home, site.STUDY))  # as `fetch` writes it
+        assert served.infer()[0] == 200
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ demo: $(VENV)/.installed ## one coordinator, three hospitals, the whole story (D
 	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.installed ## run the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-postgresql: $(VENV)/.installed ## run what has a coordinator with its state in PostgreSQL
 	$(BIN)/python -m pytest --state=postgresql --must-run=postgresql \

@@ -33,6 +33,18 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[MUST_RUN] = marks
     config.stash[PASSED] = Counter()
+    config.pluginmanager.register(_Count(config))
+
+
+class _Count:
+    """Counts what passed where reports arrive: in this process, or from the ones beside it."""
+
+    def __init__(self, config):
+        self._config = config
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" and report.passed:
+            self._config.stash[PASSED].update(self._config.stash[MUST_RUN] & set(report.keywords))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,8 +55,6 @@ def pytest_runtest_makereport(item):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"must not be skipped here ({', '.join(sorted(marks))}): {reason}"
-    if report.when == "call" and report.passed:
-        item.config.stash[PASSED].update(marks)
     return report
 
 
@@ -59,4 +69,6 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def _idle(config):
+    if hasattr(config, "workerinput"):  # beside others: the process that hears of all of them asks
+        return []
     return sorted(mark for mark in config.stash[MUST_RUN] if not config.stash[PASSED][mark])

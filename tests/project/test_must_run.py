@@ -66,9 +66,11 @@ def test_a_required_test_that_skips_fails_and_says_why(suite, mark, reason):
     assert "1 passed, 2 skipped" in done.stdout or "2 skipped, 1 error" in done.stdout
 
 
-def test_a_required_mark_without_a_test_that_passed_fails(suite):
-    assert suite("--must-run=vectors", "-k", "vectors").returncode == 0
-    done = suite("--must-run=vectors", "-k", "unmarked")
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_a_required_mark_without_a_test_that_passed_fails(suite, processes):
+    side_by_side = ("-n", processes)
+    assert suite(*side_by_side, "--must-run=vectors", "-k", "vectors").returncode == 0
+    done = suite(*side_by_side, "--must-run=vectors", "-k", "unmarked")
     assert done.returncode == 1
     assert "no test marked `vectors` passed" in done.stdout
 

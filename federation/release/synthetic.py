@@ -73,7 +73,8 @@ class SyntheticSet:
             FormatError: it is another study's or release's, or a field or length is off.
         """
         size = int.from_bytes(data[:_LENGTH_BYTES], "little")
-        if len(data) > MAX_BYTES or not 0 < size <= MAX_MANIFEST_BYTES:
+        is_sized = _LENGTH_BYTES < len(data) <= MAX_BYTES
+        if not is_sized or not 0 < size <= MAX_MANIFEST_BYTES:
             raise FormatError("the file is no synthetic set")
         shape = (study.image.channels, study.image.height, study.image.width)
         counts = _counts(data[_LENGTH_BYTES:][:size], study.digest, shape, tuple(labels))

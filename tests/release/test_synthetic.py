@@ -76,7 +76,8 @@ def test_a_set_with_one_fault_is_refused(study):
             edited(good, classes=[classes[0], classes[1] | {"images": wrong}])
             for wrong in (0, -1, True, "8", 2**40)
         ],
-        "": [edited(good, version=2), edited(good, extra=1), good[: 8 + size // 2]],
+        "manifest": [edited(good, version=2), edited(good, extra=1)],
+        "not JSON": [good[: 8 + size // 2]],
     }
     for words, those in faults.items():
         for data in those:

@@ -39,11 +39,22 @@ def inspect(coordinator: Coordinator, name: str) -> list[Inspection]:
     Raises:
         NotFoundError: there is no such blueprint or study.
         StateError: the blueprint is neither pending nor approved.
-        CheckFailedError: a process passed its limits; nothing is kept of that blueprint.
+        CheckFailedError: a process passed its limits; nothing is kept of that blueprint, and the
+            others of a study are examined all the same.
     """
-    named = _named(coordinator, name)
+    named, failed = _named(coordinator, name), []
     for digest in named:
-        _inspect(coordinator, digest)
+        try:
+            _inspect(coordinator, digest)
+        except (limited.CheckFailedError, NotFoundError, StateError) as error:
+            if len(named) == 1:
+                raise
+            failed.append(f"`{digest[:16]}` ({error})")
+    if failed:
+        raise limited.CheckFailedError(
+            f"not examined: {'; '.join(failed)}",
+            hint=f"{len(named) - len(failed)} others were: see `coordinator show`",
+        )
     with coordinator.state.read() as tx:
         return [inspections.of(tx, reviews.find(tx, digest)) for digest in named]
 

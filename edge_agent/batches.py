@@ -25,7 +25,8 @@ from kit.errors import FormatError
 from kit.files import write_atomic
 
 VERSION = 1
-MAX_BYTES = 8 << 20  # a hundred thousand patients at once
+MAX_PATIENTS = 100_000  # of one command
+MAX_BYTES = 64 << 20  # of a file: several such commands
 _FOLDER, _STEM, _COLLECTED = "withdrawals", "erasure", "collected.json"
 
 

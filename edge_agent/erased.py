@@ -61,13 +61,12 @@ class Erased:
 
         The models that this site adapted with one of them are deleted with it.
         """
-        fresh = set(names) - self._units
-        if not fresh:
-            return
-        self._units |= fresh
-        table = {"version": VERSION, "units": sorted(self._units)}
-        write_atomic(self._path, canonical.encode(table), mode=0o600)
-        records.delete_units(self._home, fresh)
+        noted = _read(self._home) if self._path.is_file() else set()  # others note as well
+        self._units |= noted | set(names)
+        if not noted.issuperset(names):
+            table = {"version": VERSION, "units": sorted(self._units)}
+            write_atomic(self._path, canonical.encode(table), mode=0o600)
+        records.delete_units(self._home, names)  # a command that was killed may have left some
 
     def beside(self, names: Collection[str]) -> "Erased":
         """Return what this would be with these pseudonyms as well; nothing is noted."""

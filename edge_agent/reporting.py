@@ -9,6 +9,7 @@ Invariants:
 - Metrics of an adapted model are sent by nothing.
 """
 
+import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -90,6 +91,7 @@ def rounded(
         accuracy_percent=documents.rounded_percent(metrics.accuracy, images=images),
         balanced_accuracy_percent=balanced,
         time=clock.rfc3339(now),
+        salt=secrets.token_hex(32),
     )
 
 

@@ -212,6 +212,7 @@ def train(
                 settings=f"{study.id}, {_preset(study, request)}, {plan.settings}",
             )
         ledger_mark.advance(home.ledger_mark, ledger)
+        _require_nobody_erased(home, cohort, run_id, ledger)
         result = training.train_run(
             folder, study, architecture, trained, options, account, crew=crew
         )
@@ -233,6 +234,20 @@ def train(
         gate=verdict.words(folder, passed=passed),
         was_finished=result.was_finished,
     )
+
+
+def _require_nobody_erased(home: Home, cohort: "Cohort", run_id: str, ledger: Ledger) -> None:
+    """Ask again once the ledger has the run: from here on an erasure finds it and empties it.
+
+    Raises:
+        KitError: somebody was erased while the images were read.
+    """
+    if Erased(home).covers(*cohort.account_keys()):
+        ledger.settle(run_id)
+        raise KitError(
+            "a patient was erased here while this run's images were read; nothing was trained",
+            hint="start a new --run: it leaves the patient out",
+        )
 
 
 def rehearse(

@@ -24,6 +24,7 @@ from kit.errors import FormatError, KitError, LimitError
 
 _log = logging.getLogger(__name__)
 _MAX_VERDICT_BYTES = 64 * 1024
+_MAX_WORDS = 300
 _MEMORY_ENV = "INTAKE_MEMORY_BYTES"
 _MAX_CPU_S = 900
 _MAX_FILE_BYTES = 256 << 20  # the payload, sealed again
@@ -77,10 +78,15 @@ def run(
     if missing:
         _log.warning("this machine gives a check no %s", " and no ".join(sorted(missing)))
     if "failed" in verdict:
-        raise KitError(str(verdict["failed"]), hint="the blueprint waits and is tried again")
+        raise KitError(_said(verdict["failed"]), hint="the blueprint waits and is tried again")
     if "refused" in verdict:
-        raise CheckFailedError(str(verdict["refused"]))
+        raise CheckFailedError(_said(verdict["refused"]))
     return verdict
+
+
+def _said(words: object) -> str:
+    """Return what a process that ran a stranger's network said, fit for a terminal."""
+    return canonical.printable(str(words))[:_MAX_WORDS]
 
 
 def _verdict(stdout: bytes) -> dict[str, Any]:

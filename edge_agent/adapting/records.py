@@ -150,6 +150,9 @@ def hashes(home: Home, units: Collection[str]) -> tuple[str, ...]:
 
 def _delete(home: Home, is_meant: Callable[[Record], bool]) -> tuple[str, ...]:
     """Delete what is meant, and what cannot say any more what it descends from."""
+    for part in _all(home).glob(f"{_PART}*"):  # never finished: whose they are stands nowhere yet
+        with os_errors(part):
+            shutil.rmtree(part)
     gone = [name for name in names(home) if _is(home, name, is_meant)]
     for name in gone:
         delete(home, name)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_agent import installed, rollout
+from edge_agent import erased, installed, rollout
 from edge_agent.adapting import models, records
 from edge_agent.adapting.records import Record
 from edge_agent.datasets.examples import Cohort
@@ -355,6 +355,12 @@ def _keep(home: Home, outcome: Outcome, cohort: Cohort, data: bytes, *, now: dat
     source = installed.folder_of(home, outcome.release)
     files = {name: home.read(source / name, "release") for name in (ENVELOPE, CHAIN)}
     records.keep(home, record, {records.MODEL: data, **files})
+    if erased.holds(home, record.units):  # noted while the model was trained
+        records.delete_units(home, record.units)
+        raise KitError(
+            "a patient was erased here while the model was trained; it is deleted",
+            hint="run the same command again: it leaves the patient out",
+        )
 
 
 def _figures(judged: Judged) -> dict[str, Any]:

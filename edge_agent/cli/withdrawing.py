@@ -135,10 +135,16 @@ def _asked(
 
     if file is not None:
         try:
-            text = read_limited(file, limit=_MAX_LIST_BYTES, what="list of patients").decode()
+            data = read_limited(file, limit=_MAX_LIST_BYTES, what="list of patients")
+            text = data.decode("utf-8-sig")  # as patients.csv: some editors begin with a mark
         except UnicodeDecodeError as error:
             raise KitError(f"`{file}` is not text in UTF-8", hint="one id a line") from error
         ids = [*ids, *(line.strip() for line in text.splitlines() if line.strip())]
+    if len(ids) > batches.MAX_PATIENTS:
+        raise KitError(
+            f"{len(ids)} patients are more than one command takes",
+            hint=f"give up to {batches.MAX_PATIENTS} at once",
+        )
     with agent.reserve.drawn_on():
         names = set(erasure.asked_for(agent, ids, reason=reason))
         if with_collected:

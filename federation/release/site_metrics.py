@@ -34,6 +34,8 @@ class SiteMetrics:
         balanced_accuracy_percent: mean recall over the classes, as coarse as the smallest of them
             asks for or coarser; None where one has fewer than 100 images.
         time: when it was signed.
+        salt: 32 random bytes, hexadecimal: the log has the digest, and rounded figures are few
+            enough to try them all.
     """
 
     release: str
@@ -42,6 +44,7 @@ class SiteMetrics:
     accuracy_percent: int
     balanced_accuracy_percent: int | None
     time: str
+    salt: str
 
     @property
     def digest(self) -> str:
@@ -64,7 +67,7 @@ class SiteMetrics:
             canonical.decode(data), set(cls.__slots__) | {"version"}, what=what
         )
         canonical.version(table.pop("version"), expected=VERSION, what=what)
-        for name in ("release", "study_digest"):
+        for name in ("release", "study_digest", "salt"):
             canonical.sha256_hex(table[name], what=name)
         clock.parse_rfc3339(table["time"], what="time")
         images = canonical.integer(table["images"], low=MIN_IMAGES, high=MAX_IMAGES, what="images")

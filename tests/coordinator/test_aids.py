@@ -131,6 +131,28 @@ def test_a_process_beyond_its_limits_leaves_nothing_behind(examined, monkeypatch
         assert aids.inspect(coordinator, digest)[0].made
 
 
+def test_one_that_cannot_be_examined_does_not_keep_the_others_from_it(examined, monkeypatch):
+    bad, run = examined.digest("a"), aids._inspect
+
+    def one_fails(coordinator, digest):
+        if digest == bad:
+            raise limited.CheckFailedError("it drew nothing")
+        run(coordinator, digest)
+
+    with examined.open() as coordinator:
+        others = [examined.digest(name) for name in "bc"]
+        for digest in (bad, *others):
+            review_records.forget(coordinator, digest)
+        with monkeypatch.context() as patched:
+            patched.setattr(aids, "_inspect", one_fails)
+            with pytest.raises(limited.CheckFailedError, match=f"not examined: `{bad[:16]}`"):
+                aids.inspect(coordinator, site.STUDY)
+        shown = {d: reviews.show(coordinator, d).aids[0] for d in (bad, *others)}
+        assert shown[bad] == inspections.NONE_YET
+        assert all(shown[digest] != inspections.NONE_YET for digest in others)
+        assert len(aids.inspect(coordinator, site.STUDY)) == 3
+
+
 def revoke_and_send(federation, name, change):
     """Revoke a site's blueprint, change its weights a little, and bring it in again."""
     home, study = federation.home(name), federation.home(name).study(site.STUDY)

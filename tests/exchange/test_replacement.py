@@ -94,7 +94,7 @@ def test_a11_one_command_takes_back_trains_without_and_sends_again(sent, tmp_pat
     """Two requests are one retraining, charged to those who stay and to nobody else."""
     federation = sent
     home, ids = federation.home("a"), tmp_path / "ids"
-    ids.write_text(f"{PATIENT}\n{OTHER}\n\n")
+    ids.write_text(f"\ufeff{PATIENT}\n{OTHER}\n\n")  # as some editors write it
     once = spent(home, "p-0")
     with federation.serving():
         done = withdraw(home, "--patients", ids, "--replace", "--yes", "--json")
@@ -368,3 +368,24 @@ def test_a11_a_replacement_that_is_not_asked_for_again_is_given_up_once_agreed(s
     assert "`first-r2` is given up" in plain.lines[-1]
     going_on = replacement.proposal(home, names, replacement.Options(), now=clock.utc_now())
     assert (going_on.batch, going_on.is_agreed) == (found.batch, True)
+
+
+def test_somebody_erased_while_a_run_reads_its_images_is_not_trained_on(sent, stage, monkeypatch):
+    home, (_, data) = sent.home("a"), stage
+    read = agent_runs._ready
+
+    def meanwhile(*args, **kwargs):
+        found = read(*args, **kwargs)
+        Erased(home).add(OTHER)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agent_runs, "_ready", meanwhile)
+        with pytest.raises(KitError, match="erased here while this run's images were read"):
+            train(home, data, "second", accept_expected_loss=True)
+    assert not (home.run("second") / WEIGHTS).exists()
+    assert {run.is_settled for run in ledger_of(home).runs} == {True}
+    once = spent(home, "p-0")
+    train(home, data, "third", accept_expected_loss=True)
+    assert (home.run("third") / WEIGHTS).is_file()
+    assert spent(home, OTHER) == once < spent(home, "p-0")  # nothing was charged for the second

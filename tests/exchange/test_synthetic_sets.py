@@ -243,7 +243,27 @@ def test_an_erased_patient_takes_every_model_along_that_holds_them(shared, data)
     kept.rename(records.folder_of(home, "ward"))  # as a backup would bring it back
     with pytest.raises(KitError, match="a patient in it was erased here"):
         predicted(home)
-    assert adapt(home, data, steps=1, replace=True).units == 39
+    half = shutil.copytree(records.folder_of(home, "ward"), home.path / "adapted" / ".part-half")
+    erased.Erased(home).add("zero-0")  # again, as after a kill before the models went
+    assert records.names(home) == []
+    assert not half.exists()
+    assert adapt(home, data, steps=1).units == 39
+    assert predicted(home)
+
+
+def test_a_patient_who_is_erased_while_a_model_is_adapted_is_in_none(shared, data, monkeypatch):
+    home, train = shared.home("a"), training.train_classifier
+
+    def meanwhile(*args, **kwargs):
+        erased.Erased(home).add("zero-1")
+        return train(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train_classifier", meanwhile)
+        with pytest.raises(KitError, match="erased here while the model was trained"):
+            adapt(home, data, steps=1)
+    assert not list((home.path / "adapted").iterdir())
+    adapt(home, data, steps=1)
     assert predicted(home)
 
 

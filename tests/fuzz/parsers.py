@@ -347,6 +347,7 @@ _DOCUMENTS: dict[str, tuple[Callable[[bytes], Any], Callable[[], bytes]]] = {
             accuracy_percent=90,
             balanced_accuracy_percent=None,
             time="2026-01-31T12:00:00Z",
+            salt="c" * 64,
         ).to_bytes(),
     ),
     "answer to a contact": (

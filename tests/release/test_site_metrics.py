@@ -16,6 +16,7 @@ GOOD = SiteMetrics(
     accuracy_percent=90,
     balanced_accuracy_percent=80,
     time="2026-01-01T00:00:00Z",
+    salt="c" * 64,
 )
 
 
@@ -47,6 +48,8 @@ def test_a_report_reads_back_and_is_named_by_its_bytes():
         {"balanced_accuracy_percent": 85},
         {"balanced_accuracy_percent": -10},
         {"time": "now"},
+        {"salt": ""},
+        {"salt": "c" * 32},
     ],
 )
 def test_a11_a_report_that_says_more_than_it_may_is_refused(wrong):

@@ -162,7 +162,8 @@ def listing(coordinator: Coordinator, *, prefix: str = "") -> list[Reported]:
     reports, release = state.site_metrics, state.releases
     joined = reports.join(release, reports.c.release == release.c.digest, isouter=True)
     columns = (reports, release.c.withdrawn, release.c.study_digest)
-    query = sa.select(*columns).select_from(joined).order_by(reports.c.received, reports.c.digest)
+    places = (reports.c.received, reports.c.release, reports.c.site)
+    query = sa.select(*columns).select_from(joined).order_by(*places)
     with coordinator.state.read() as tx:
         rows = tx.all(query.where(reports.c.release.startswith(prefix, autoescape=True)))
         names = {r.digest: r.id for r in tx.all(sa.select(state.studies))}
